@@ -1,0 +1,236 @@
+//! Every object key of the bucket, built in one place (docs/formats.md shows the layout).
+
+use std::fmt;
+
+use crate::id::{CompositeId, RecordingId, RoomId, TenantId};
+
+/// A key that was built by this module.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// The key as the object store knows it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes a key that a store listed.
+    #[must_use]
+    pub fn listed(key: String) -> Self {
+        Self(key)
+    }
+
+    /// The part after the last `/`.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a name is not a file of a recording.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is not a file of a recording: {why}")]
+pub struct NameError {
+    /// The name asked for.
+    pub name: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// The keys of one recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingKeys {
+    prefix: String,
+}
+
+impl RecordingKeys {
+    /// The keys below `{tenant}/rooms/{room}/recordings/{recording}/`.
+    #[must_use]
+    pub fn new(tenant: &TenantId, room: &RoomId, recording: &RecordingId) -> Self {
+        let (tenant, room, recording) = (tenant.token(), room.token(), recording.token());
+        Self { prefix: format!("{tenant}/rooms/{room}/recordings/{recording}/") }
+    }
+
+    /// What every key of the recording begins with, a `/` at its end.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The object that holds window `k`.
+    #[must_use]
+    pub fn window(&self, k: u64) -> Key {
+        Key(format!("{}windows/{k:08}.win", self.prefix))
+    }
+
+    /// What every window's key begins with.
+    #[must_use]
+    pub fn windows_prefix(&self) -> String {
+        format!("{}windows/", self.prefix)
+    }
+
+    /// The number of a window from its key.
+    #[must_use]
+    pub fn window_number(&self, key: &Key) -> Option<u64> {
+        key.as_str().strip_prefix(&self.windows_prefix())?.strip_suffix(".win")?.parse().ok()
+    }
+
+    /// State and reason of the recording.
+    #[must_use]
+    pub fn recording_json(&self) -> Key {
+        self.file("recording.json")
+    }
+
+    /// The policy in force when the recording began.
+    #[must_use]
+    pub fn policy_json(&self) -> Key {
+        self.file("policy.json")
+    }
+
+    /// Everything that happened, on the recording's clock.
+    #[must_use]
+    pub fn timeline_json(&self) -> Key {
+        self.file("timeline.json")
+    }
+
+    /// Room, policy, participants, tracks, timeline and recording in one document.
+    #[must_use]
+    pub fn metadata_json(&self) -> Key {
+        self.file("metadata.json")
+    }
+
+    /// Loss, freezes and other blemishes by track.
+    #[must_use]
+    pub fn quality_json(&self) -> Key {
+        self.file("quality.json")
+    }
+
+    /// An artefact of a composite. `name` is ours, not a user's.
+    #[must_use]
+    pub fn composite_file(&self, composite: &CompositeId, name: &str) -> Key {
+        Key(format!("{}composites/{}/{name}", self.prefix, composite.token()))
+    }
+
+    /// What every key of a composite begins with.
+    #[must_use]
+    pub fn composite_prefix(&self, composite: &CompositeId) -> String {
+        format!("{}composites/{}/", self.prefix, composite.token())
+    }
+
+    /// The CMAF header of a composite.
+    #[must_use]
+    pub fn init(&self, composite: &CompositeId) -> Key {
+        self.composite_file(composite, "init.mp4")
+    }
+
+    /// The rendered media of slice `n`.
+    #[must_use]
+    pub fn slice(&self, composite: &CompositeId, n: u64) -> Key {
+        self.composite_file(composite, &format!("{n:08}.m4s"))
+    }
+
+    /// The number of a slice from its key.
+    #[must_use]
+    pub fn slice_number(&self, composite: &CompositeId, key: &Key) -> Option<u64> {
+        key.as_str().strip_prefix(&self.composite_prefix(composite))?.strip_suffix(".m4s")?.parse().ok()
+    }
+
+    /// The HLS playlist, growing while the room talks.
+    #[must_use]
+    pub fn playlist(&self, composite: &CompositeId) -> Key {
+        self.composite_file(composite, "live.m3u8")
+    }
+
+    /// The whole composite as one file.
+    #[must_use]
+    pub fn composite_mp4(&self, composite: &CompositeId) -> Key {
+        self.composite_file(composite, "composite.mp4")
+    }
+
+    /// A track's media as a playable file. `name` is `{peer token}-{audio|video|screen}.{extension}`.
+    #[must_use]
+    pub fn track_file(&self, name: &str) -> Key {
+        Key(format!("{}tracks/{name}", self.prefix))
+    }
+
+    /// A file of the recording by the name a user gives, such as `composites/grid/composite.mp4`.
+    ///
+    /// # Errors
+    /// Names that leave the recording or are not spelled like one of its files.
+    pub fn user_file(&self, name: &str) -> Result<Key, NameError> {
+        let refuse = |why| Err(NameError { name: name.to_owned(), why });
+        if name.is_empty() || name.len() > 1024 {
+            return refuse("its length is not between 1 and 1024");
+        }
+        for part in name.split('/') {
+            if part.is_empty() || part.starts_with('.') {
+                return refuse("a part of it is empty or begins with a dot");
+            }
+            if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-=.".contains(&b)) {
+                return refuse("it holds a character that no file of a recording has");
+            }
+        }
+        Ok(self.file(name))
+    }
+
+    fn file(&self, name: &str) -> Key {
+        Key(format!("{}{name}", self.prefix))
+    }
+}
+
+/// What the daily index of recordings begins with; `date` is `yyyy/mm/dd` in UTC.
+#[must_use]
+pub fn index_prefix(date: &str) -> String {
+    format!("index/{date}/")
+}
+
+/// The index entry of a recording on the day it began; `date` is `yyyy/mm/dd` in UTC.
+#[must_use]
+pub fn index(date: &str, recording: &RecordingId) -> Key {
+    Key(format!("index/{date}/{}.json", recording.token()))
+}
+
+/// Two creates of this key tell whether a store has conditional writes; `nonce` is new each time.
+#[must_use]
+pub fn probe(nonce: u64) -> Key {
+    Key(format!("probe/{nonce:016x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> RecordingKeys {
+        RecordingKeys::new(
+            &TenantId::new("acme").expect("valid"),
+            &RoomId::new("../up").expect("valid"),
+            &RecordingId::new("01abc").expect("valid"),
+        )
+    }
+
+    #[test]
+    fn keys_stay_below_the_recording() {
+        let keys = keys();
+        assert_eq!(keys.window(7).as_str(), "acme/rooms/=2E=2E=2Fup/recordings/01abc/windows/00000007.win");
+        assert_eq!(keys.window_number(&keys.window(7)), Some(7));
+        let grid = CompositeId::new("grid").expect("valid");
+        assert_eq!(keys.slice_number(&grid, &keys.slice(&grid, 12)), Some(12));
+        assert_eq!(keys.slice_number(&grid, &keys.init(&grid)), None);
+    }
+
+    #[test]
+    fn user_names_cannot_leave() {
+        let keys = keys();
+        assert!(keys.user_file("composites/grid/composite.mp4").is_ok());
+        for name in ["", "..", "../x", "a//b", "/etc/passwd", "a/../b", "a/.b", "a b", "a\\b", "a%2fb", "ä"] {
+            assert!(keys.user_file(name).is_err(), "{name:?}");
+        }
+    }
+}
