@@ -1,1 +1,22 @@
-//! x
+//! Renders windows into composites: depacketize, decode, place on the timeline, lay out, draw and mix, encode, join.
+//!
+//! Owns what a composite looks and sounds like and how its slices, playlist and file come into being. Does not own what is
+//! recorded (ingest does), nor which node renders what (the coordinator does).
+
+pub mod actor;
+pub mod decode;
+pub mod depacketize;
+pub mod documents;
+pub mod encode;
+pub mod frame;
+pub mod join;
+pub mod layout;
+pub mod mix;
+pub mod mux;
+pub mod node;
+pub mod paint;
+pub mod playlist;
+pub mod render;
+pub mod slice_schedule;
+pub mod timeline;
+pub mod track;
