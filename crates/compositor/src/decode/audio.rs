@@ -1,0 +1,193 @@
+//! Audio decoders.
+
+use ffmpeg_the_third as ffmpeg;
+use ffmpeg::codec::Context;
+use ffmpeg::format::sample::{Sample, Type};
+use ffmpeg::software::resampling;
+use ffmpeg::{ChannelLayout, ffi, frame};
+use roomreel_shared::event::Codec;
+
+use super::video::is_again;
+use super::{Error, silence_libav};
+
+/// Samples per second and channel of everything after the decoders.
+pub const SAMPLE_RATE: u32 = 48_000;
+
+const OUTPUT: Sample = Sample::F32(Type::Packed);
+/// Bytes of the longest packet; Opus allows 1,275 a frame and 48 frames (RFC 6716 §3.2).
+const MAX_PACKET_BYTES: usize = 64 * 1024;
+/// Longest loss that is concealed with sound rather than silence, in samples per channel: 120 ms.
+const MAX_CONCEALED: usize = 5760;
+/// A sound that is broken off fades over this many samples per channel: 5 ms.
+const FADE: usize = 240;
+
+/// Decodes one RTP stream's audio to 48 kHz stereo.
+pub struct AudioDecoder {
+    codec: Codec,
+    decoder: ffmpeg::decoder::Opened,
+    /// `None` while the decoder gives 48 kHz stereo as it is.
+    resampler: Option<resampling::Context>,
+    /// Output samples per channel for each sample that is decoded.
+    ratio: usize,
+    /// Samples per channel given out beyond what the packets held. What the resampler's filter holds back is made up for with
+    /// silence, once, so that a packet of n samples gives `n * ratio`.
+    ahead: i64,
+    /// First byte of the newest Opus packet and its length in samples.
+    opus: Option<(u8, usize)>,
+    last: [f32; 2],
+    concealed: usize,
+}
+
+// SAFETY: a swresample context has no thread of its own and is only reached through `&mut self`.
+unsafe impl Send for AudioDecoder {}
+
+impl AudioDecoder {
+    /// A decoder for a stream whose RTP clock runs at `clock_rate` Hz; `channels` as in the SDP.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for what is no audio codec, is not built into libavcodec or has an impossible rate.
+    pub fn new(codec: &Codec, clock_rate: u32, channels: u8) -> Result<Self, Error> {
+        silence_libav();
+        let (name, rate, channels) = match codec {
+            // Opus is 48 kHz and as stereo as one wants it, whatever its packets hold (RFC 7587 §4.2).
+            Codec::Opus => ("libopus", SAMPLE_RATE, 2),
+            Codec::Pcmu => ("pcm_mulaw", clock_rate, channels.max(1)),
+            Codec::Pcma => ("pcm_alaw", clock_rate, channels.max(1)),
+            // Sampled at 16 kHz under an RTP clock of 8 kHz, by an old mistake (RFC 3551 §4.5.2).
+            Codec::G722 => ("g722", 16_000, 1),
+            _ => return Err(Error::unsupported(codec, "it is not an audio codec known here")),
+        };
+        if ![8_000, 16_000, 24_000, 48_000].contains(&rate) || channels > 2 {
+            return Err(Error::unsupported(codec, format!("{rate} Hz in {channels} channels")));
+        }
+        let found = ffmpeg::decoder::find_by_name(name)
+            .ok_or_else(|| Error::unsupported(codec, format!("this libavcodec has no decoder {name}")))?;
+        let mut context = Context::new_with_codec(found);
+        // SAFETY: the context is allocated and not yet open; these are plain fields of it.
+        unsafe {
+            let context = context.as_mut_ptr();
+            (*context).sample_rate = rate as i32;
+            ffi::av_channel_layout_default(&mut (*context).ch_layout, i32::from(channels));
+            (*context).request_sample_fmt = OUTPUT.into();
+        }
+        let decoder = context.decoder().open().map_err(|error| Error::unsupported(codec, error))?;
+        Ok(Self {
+            codec: codec.clone(),
+            decoder,
+            resampler: None,
+            ratio: (SAMPLE_RATE / rate) as usize,
+            ahead: 0,
+            opus: None,
+            last: [0.0; 2],
+            concealed: 0,
+        })
+    }
+
+    /// Decodes one packet's payload to interleaved stereo at [`SAMPLE_RATE`], full scale ±1.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: nothing of the packet can be heard; conceal it.
+    pub fn decode(&mut self, packet: &[u8]) -> Result<Vec<f32>, Error> {
+        let samples = self.run(packet)?;
+        if self.codec == Codec::Opus && !packet.is_empty() {
+            self.opus = Some((packet[0], samples.len() / 2));
+        }
+        self.concealed = 0;
+        self.remember(&samples);
+        Ok(samples)
+    }
+
+    /// Sound for `samples` samples per channel that were lost: interleaved stereo of exactly that length.
+    ///
+    /// Opus goes on with what it last heard, for 120 ms at most; the other codecs fade to silence.
+    pub fn conceal(&mut self, samples: usize) -> Vec<f32> {
+        let mut sound = Vec::with_capacity(samples * 2);
+        while sound.len() < samples * 2 && self.concealed < MAX_CONCEALED {
+            let Some((first_byte, _)) = self.opus else { break };
+            // A packet of one frame that is empty: libopus takes it for a lost frame of that length and conceals it.
+            let Ok(frame) = self.run(&[first_byte & !0b11]) else { break };
+            if frame.is_empty() {
+                break;
+            }
+            self.concealed += frame.len() / 2;
+            sound.extend(frame);
+        }
+        self.remember(&sound);
+        for index in 0..samples.saturating_sub(sound.len() / 2) {
+            let gain = 1.0 - (index.min(FADE) as f32 / FADE as f32);
+            sound.extend(self.last.map(|sample| sample * gain));
+        }
+        sound.truncate(samples * 2);
+        self.remember(&sound);
+        sound
+    }
+
+    /// Samples per channel of the newest packet, for a loss whose length is not known otherwise.
+    #[must_use]
+    pub fn last_packet_samples(&self) -> Option<usize> {
+        self.opus.map(|(_, samples)| samples)
+    }
+
+    fn remember(&mut self, samples: &[f32]) {
+        if let [.., left, right] = *samples {
+            self.last = [left, right];
+        }
+    }
+
+    fn run(&mut self, packet: &[u8]) -> Result<Vec<f32>, Error> {
+        if packet.is_empty() || packet.len() > MAX_PACKET_BYTES {
+            return Err(Error::damaged(&self.codec, format!("a packet of {} bytes", packet.len())));
+        }
+        let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
+        self.decoder.send_packet(&ffmpeg::Packet::copy(packet)).map_err(|error| damaged(&self.codec, error))?;
+        let mut samples = Vec::new();
+        loop {
+            let mut frame = frame::Audio::empty();
+            match self.decoder.receive_frame(&mut frame) {
+                Ok(()) => self.take(&mut frame, &mut samples)?,
+                Err(error) if is_again(error) || error == ffmpeg::Error::Eof => return Ok(samples),
+                Err(error) => return Err(damaged(&self.codec, error)),
+            }
+        }
+    }
+
+    fn take(&mut self, frame: &mut frame::Audio, samples: &mut Vec<f32>) -> Result<(), Error> {
+        if self.codec == Codec::Opus && frame.format() == OUTPUT && frame.ch_layout().channels() == 2 {
+            samples.extend(frame.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right]));
+            return Ok(());
+        }
+        let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
+        let resampler = match &mut self.resampler {
+            Some(resampler) => resampler,
+            None => {
+                let made = resampling::Context::get2(
+                    frame.format(),
+                    frame.ch_layout(),
+                    frame.rate(),
+                    OUTPUT,
+                    ChannelLayout::STEREO,
+                    SAMPLE_RATE,
+                );
+                self.resampler.insert(made.map_err(|error| damaged(&self.codec, error))?)
+            }
+        };
+        let expected = frame.samples() * self.ratio;
+        let mut resampled = frame::Audio::empty();
+        resampler.run(frame, &mut resampled).map_err(|error| damaged(&self.codec, error))?;
+        let given = resampled.samples();
+        self.ahead += given as i64 - expected as i64;
+        let silence = usize::try_from(-self.ahead).unwrap_or(0);
+        self.ahead = self.ahead.max(0);
+        samples.extend(std::iter::repeat_n(0.0, silence * 2));
+        if given > 0 {
+            samples.extend(resampled.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right]));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for AudioDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AudioDecoder of {}", self.codec.name())
+    }
+}

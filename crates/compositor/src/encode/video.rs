@@ -1,0 +1,186 @@
+//! One slice of H.264.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use ffmpeg_the_third as ffmpeg;
+use ffmpeg::codec::Context;
+use ffmpeg::format::Pixel;
+use ffmpeg::{Dictionary, Rational, ffi, frame};
+use roomreel_shared::composite::CompositeSpec;
+
+use super::grid::TICKS_PER_FRAME;
+use super::{Error, Sample};
+use crate::decode::is_again;
+use crate::frame::Canvas;
+
+pub(super) const NAME: &str = "libx264";
+
+const NAL_IDR: u8 = 5;
+const NAL_SEI: u8 = 6;
+const NAL_SPS: u8 = 7;
+const NAL_PPS: u8 = 8;
+const NAL_DELIMITER: u8 = 9;
+
+/// Encodes one closed group of pictures.
+pub(super) struct SliceEncoder {
+    encoder: ffmpeg::encoder::video::Encoder,
+    /// Coded frames with their place in the slice, in decode order.
+    coded: Vec<(Bytes, i64, bool)>,
+}
+
+impl SliceEncoder {
+    pub(super) fn open(spec: &CompositeSpec) -> Result<Self, Error> {
+        let unavailable = |why: String| Error::Unavailable { name: NAME, why };
+        let codec = ffmpeg::encoder::find_by_name(NAME).ok_or_else(|| unavailable("it is not built in".to_owned()))?;
+        let mut context = Context::new_with_codec(codec);
+        context.set_flags(ffmpeg::codec::Flags::GLOBAL_HEADER);
+        let mut video = context.encoder().video().map_err(|error| unavailable(error.to_string()))?;
+        video.set_width(spec.width);
+        video.set_height(spec.height);
+        video.set_format(Pixel::YUV420P);
+        video.set_color_range(ffmpeg::color::Range::MPEG);
+        video.set_colorspace(ffmpeg::color::Space::SMPTE170M);
+        video.set_aspect_ratio(Rational(1, 1));
+        // SAFETY: the context is allocated and not yet open; these are plain fields of it.
+        unsafe {
+            let context = video.as_mut_ptr();
+            (*context).time_base = ffi::AVRational { num: 1, den: spec.fps as i32 };
+            (*context).framerate = ffi::AVRational { num: spec.fps as i32, den: 1 };
+            (*context).color_primaries = ffi::AVColorPrimaries::from(ffmpeg::color::Primaries::SMPTE170M);
+            (*context).color_trc = ffi::AVColorTransferCharacteristic::from(ffmpeg::color::TransferCharacteristic::SMPTE170M);
+        }
+        let mut options = Dictionary::new();
+        options.set("preset", "veryfast");
+        options.set("crf", spec.crf.to_string().as_str());
+        // The dearest thing in veryfast is the search between pixels; one step less of it costs no quality worth measuring.
+        // keyint: the slice ends before.
+        options.set("x264-params", "subme=1:keyint=infinite:threads=1:lookahead-threads=1:sliced-threads=0");
+        options.set("threads", "1");
+        let encoder = video.open_with(options).map_err(|error| unavailable(error.to_string()))?;
+        Ok(Self { encoder, coded: Vec::new() })
+    }
+
+    /// Sequence and picture parameter set.
+    pub(super) fn parameter_sets(&self) -> Result<(Bytes, Bytes), Error> {
+        // SAFETY: the encoder is open; `extradata` holds `extradata_size` bytes as long as it lives.
+        let header = unsafe {
+            let context = self.encoder.as_ptr();
+            if (*context).extradata.is_null() {
+                &[]
+            } else {
+                std::slice::from_raw_parts((*context).extradata, (*context).extradata_size as usize)
+            }
+        };
+        let find = |kind| nal_units(header).find(|unit| unit[0] & 0x1f == kind).map(Bytes::copy_from_slice);
+        match (find(NAL_SPS), find(NAL_PPS)) {
+            (Some(sps), Some(pps)) if sps.len() >= 4 => Ok((sps, pps)),
+            _ => Err(Error::Unavailable { name: NAME, why: "it gives no parameter sets".to_owned() }),
+        }
+    }
+
+    /// Encodes the frame at place `index` of the slice.
+    pub(super) fn push(&mut self, canvas: &Canvas, index: i64) -> Result<(), Error> {
+        let context = &self.encoder;
+        if (canvas.width() as u32, canvas.height() as u32) != (context.width(), context.height()) {
+            return Err(gave_up(format!("a canvas of {}x{}", canvas.width(), canvas.height())));
+        }
+        // A reference to the canvas's pixels under a time stamp of its own; x264 has copied them when it is dropped.
+        let mut frame = frame::Video::empty();
+        // SAFETY: both frames are allocated, `frame` is empty.
+        let result = unsafe { ffi::av_frame_ref(frame.as_mut_ptr(), canvas.frame().as_ptr()) };
+        if result < 0 {
+            return Err(gave_up(ffmpeg::Error::from(result).to_string()));
+        }
+        frame.set_pts(Some(index));
+        self.encoder.send_frame(&frame).map_err(|error| gave_up(error.to_string()))?;
+        self.receive()
+    }
+
+    /// The slice's samples, `first` being the number of its first frame in the recording.
+    pub(super) fn finish(&mut self, first: i64) -> Result<Vec<Sample>, Error> {
+        self.encoder.send_eof().map_err(|error| gave_up(error.to_string()))?;
+        self.receive()?;
+        let ticks = i64::from(TICKS_PER_FRAME);
+        let sample = |(place, (data, index, key)): (i64, (Bytes, i64, bool))| Sample {
+            data,
+            pts: (first + index) * ticks,
+            // Frames are decoded at the pace they are shown; what is shown before its turn has a negative offset.
+            dts: (first + place) * ticks,
+            duration: TICKS_PER_FRAME,
+            key,
+        };
+        Ok((0..).zip(self.coded.drain(..)).map(sample).collect())
+    }
+
+    fn receive(&mut self) -> Result<(), Error> {
+        let mut packet = ffmpeg::Packet::empty();
+        loop {
+            match self.encoder.receive_packet(&mut packet) {
+                Ok(()) => {}
+                Err(error) if is_again(error) || error == ffmpeg::Error::Eof => return Ok(()),
+                Err(error) => return Err(gave_up(error.to_string())),
+            }
+            let (Some(data), Some(pts)) = (packet.data(), packet.pts()) else {
+                return Err(gave_up("an empty packet".to_owned()));
+            };
+            let (data, key) = length_prefixed(data);
+            self.coded.push((data, pts, key));
+        }
+    }
+}
+
+fn gave_up(why: String) -> Error {
+    Error::GaveUp { name: NAME, why }
+}
+
+/// Pictures only, each behind its length; and whether they are an IDR picture. Parameter sets stand in the container's header.
+fn length_prefixed(annex_b: &[u8]) -> (Bytes, bool) {
+    let mut sample = BytesMut::with_capacity(annex_b.len() + 16);
+    let mut key = false;
+    for unit in nal_units(annex_b) {
+        let kind = unit[0] & 0x1f;
+        if matches!(kind, NAL_SEI | NAL_SPS | NAL_PPS | NAL_DELIMITER) {
+            continue;
+        }
+        key |= kind == NAL_IDR;
+        sample.put_u32(unit.len() as u32);
+        sample.put_slice(unit);
+    }
+    (sample.freeze(), key)
+}
+
+/// The NAL units, none of them empty, of a byte stream (H.264 Annex B).
+fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = after_start_code(stream).unwrap_or_default();
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let end = rest.windows(3).position(|bytes| bytes == [0, 0, 1]).unwrap_or(rest.len());
+            let unit = &rest[..end];
+            rest = rest.get(end + 3..).unwrap_or_default();
+            // Zeros before a start code belong to it; a unit never ends with one.
+            let unit = &unit[..unit.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)];
+            if !unit.is_empty() {
+                return Some(unit);
+            }
+        }
+        None
+    })
+}
+
+fn after_start_code(stream: &[u8]) -> Option<&[u8]> {
+    let start = stream.windows(3).position(|bytes| bytes == [0, 0, 1])?;
+    stream.get(start + 3..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_streams_come_apart() {
+        let stream = [0, 0, 0, 1, 0x67, 1, 0, 0, 1, 0x68, 2, 0, 0, 0, 1, 0x06, 5, 0, 0, 1, 0x65, 3, 0, 4];
+        let units: Vec<_> = nal_units(&stream).collect();
+        assert_eq!(units, [&[0x67, 1][..], &[0x68, 2], &[0x06, 5], &[0x65, 3, 0, 4]]);
+        assert_eq!(length_prefixed(&stream), (Bytes::from_static(&[0, 0, 0, 4, 0x65, 3, 0, 4]), true));
+        assert_eq!(nal_units(&[0, 0, 1]).count() + nal_units(&[1, 2]).count() + nal_units(&[]).count(), 0);
+    }
+}
