@@ -1,0 +1,305 @@
+//! The object store over S3 and what speaks as S3 does.
+//!
+//! Owns: the client and its limits, the condition on every create, and the translation of S3's answers. The SDK retries
+//! nothing: a retried conditional create answers 412 to its own success, and the retry's one owner is above the port. The
+//! SDK sends checksums only where S3 requires them (other stores refuse them, and windows carry their own), and its
+//! stalled-stream guard is off for uploads, which it kills when they are merely slow; the time limits stand in for it.
+//! Does not own the question whether the store honours conditions: [`crate::probe`].
+
+mod answer;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedCredentialsProvider, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use bytes::Bytes;
+use roomreel_shared::key::Key;
+use roomreel_shared::ports::{Listed, ObjectStore, StoreError, Upload, UploadedPart};
+
+use self::answer::Answers;
+use crate::secret::{Secret, without_credentials};
+
+/// A pooled connection that rested longer is not used again: the other side may have dropped it.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// Static keys.
+#[derive(Debug, Clone)]
+pub struct S3Credentials {
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The access key.
+    pub secret_access_key: Secret,
+    /// Of temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+/// Where the bucket is and who we are there.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// Its name.
+    pub bucket: String,
+    /// Its region; stores other than AWS take any.
+    pub region: String,
+    /// `http://` or `https://` and host of a store other than AWS.
+    pub endpoint: Option<String>,
+    /// Static keys; if `None`, what the environment, profile, web identity or instance offers.
+    pub credentials: Option<S3Credentials>,
+    /// The bucket stands in the path and not in the host name: what most stores other than AWS need.
+    pub path_style: bool,
+    /// Limit of connecting.
+    pub connect_timeout: Duration,
+    /// Limit of one attempt, body included.
+    pub attempt_timeout: Duration,
+    /// Limit of every call; the looking up of credentials counts in.
+    pub operation_timeout: Duration,
+}
+
+impl S3Config {
+    /// The bucket on AWS, with defaults for the rest.
+    #[must_use]
+    pub fn new(bucket: impl Into<String>, region: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            region: region.into(),
+            endpoint: None,
+            credentials: None,
+            path_style: false,
+            connect_timeout: Duration::from_secs(3),
+            attempt_timeout: Duration::from_secs(30),
+            operation_timeout: Duration::from_secs(40),
+        }
+    }
+}
+
+/// One bucket. Clones share the client.
+#[derive(Clone)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    answers: Answers,
+    operation_timeout: Duration,
+}
+
+impl S3Store {
+    /// Makes a client and asks once for the bucket.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] if there is no such bucket or it is not ours, [`StoreError::Unavailable`] if nobody answers.
+    pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
+        let at = config.endpoint.as_deref().map_or_else(|| format!("AWS, {}", config.region), without_credentials);
+        let answers = Answers::new(&config.bucket, &at);
+        let store = Self {
+            client: client(&config).await,
+            bucket: config.bucket,
+            answers,
+            operation_timeout: config.operation_timeout,
+        };
+        match store.client.head_bucket().bucket(&store.bucket).send().await {
+            Ok(_) => Ok(store),
+            Err(error) => Err(store.answers.of_bucket(error)),
+        }
+    }
+
+    /// Sends a get and collects its body within the limit of a call.
+    async fn fetch(&self, key: &Key, get: GetObjectFluentBuilder) -> Result<Bytes, StoreError> {
+        let fetch = async {
+            let answer = get.send().await.map_err(|e| self.answers.of(key, e))?;
+            let body = answer.body.collect().await.map_err(|e| self.answers.unavailable(key, &e))?;
+            Ok(body.into_bytes())
+        };
+        match tokio::time::timeout(self.operation_timeout, fetch).await {
+            Ok(body) => body,
+            Err(_) => Err(self.answers.unavailable(key, &"the body did not come in time")),
+        }
+    }
+
+    fn get_object(&self, key: &Key) -> GetObjectFluentBuilder {
+        self.client.get_object().bucket(&self.bucket).key(key.as_str())
+    }
+
+    /// Every page of a listing: objects, and the common prefixes if there is a `delimiter`.
+    async fn pages(&self, prefix: &str, delimiter: Option<&str>) -> Result<(Vec<Listed>, Vec<String>), StoreError> {
+        let at = Key::listed(prefix.to_owned());
+        let (mut objects, mut directories) = (Vec::new(), Vec::new());
+        let mut token: Option<String> = None;
+        loop {
+            let page = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+            let page = page.set_delimiter(delimiter.map(str::to_owned)).set_continuation_token(token.clone());
+            let page = page.send().await.map_err(|e| self.answers.of(&at, e))?;
+            objects.extend(page.contents().iter().filter_map(|object| {
+                let size = u64::try_from(object.size().unwrap_or_default()).unwrap_or_default();
+                Some(Listed { key: Key::listed(object.key()?.to_owned()), size })
+            }));
+            directories.extend(page.common_prefixes().iter().filter_map(|p| p.prefix().map(str::to_owned)));
+            let next = page.next_continuation_token().map(str::to_owned);
+            if !page.is_truncated().unwrap_or(false) {
+                break;
+            }
+            if next.is_none() || next == token {
+                return Err(self.answers.unavailable(&at, &"the listing does not go on after a page"));
+            }
+            token = next;
+        }
+        // Directory buckets, and some stores, list in an order of their own.
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok((objects, directories))
+    }
+}
+
+async fn client(config: &S3Config) -> Client {
+    let tls = tls::Provider::Rustls(CryptoMode::Ring);
+    let http = aws_smithy_http_client::Builder::new().tls_provider(tls).pool_idle_timeout(POOL_IDLE).build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(config.connect_timeout)
+        .operation_attempt_timeout(config.attempt_timeout)
+        .operation_timeout(config.operation_timeout)
+        .build();
+    let region = Region::new(config.region.clone());
+    let version = BehaviorVersion::v2026_01_12();
+    let mut builder = aws_sdk_s3::Config::builder();
+    if let Some(keys) = &config.credentials {
+        let token = keys.session_token.as_ref().map(|token| token.expose().to_owned());
+        let credentials =
+            Credentials::new(&keys.access_key_id, keys.secret_access_key.expose(), token, None, "configuration");
+        builder = builder.credentials_provider(SharedCredentialsProvider::new(credentials));
+    } else {
+        let found = aws_config::defaults(version).region(region.clone()).http_client(http.clone()).load().await;
+        builder.set_credentials_provider(found.credentials_provider());
+    }
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.endpoint_url(endpoint);
+    }
+    let config = builder
+        .behavior_version(version)
+        .region(region)
+        .http_client(http)
+        .force_path_style(config.path_style)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().upload_enabled(false).build())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .build();
+    Client::from_conf(config)
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    async fn create(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).if_none_match("*");
+        put.body(ByteStream::from(body)).send().await.map_err(|e| self.answers.of(key, e))?;
+        Ok(())
+    }
+
+    async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        let put = self.client.put_object().bucket(&self.bucket).key(key.as_str());
+        put.body(ByteStream::from(body)).send().await.map_err(|e| self.answers.of(key, e))?;
+        Ok(())
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
+        self.fetch(key, self.get_object(key)).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, StoreError> {
+        // S3 has no empty range, and answers 416 to one that begins at or past the end.
+        let size = self.size(key).await?;
+        let (start, end) = (range.start, range.end.min(size));
+        if start >= end {
+            return Ok(Bytes::new());
+        }
+        let body = self.fetch(key, self.get_object(key).range(format!("bytes={start}-{}", end - 1))).await?;
+        if body.len() as u64 != end - start {
+            let reason = format!("{} bytes came for the range {start}..{end}", body.len());
+            return Err(self.answers.unavailable(key, &reason));
+        }
+        Ok(body)
+    }
+
+    async fn size(&self, key: &Key) -> Result<u64, StoreError> {
+        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str());
+        let head = head.send().await.map_err(|e| self.answers.of(key, e))?;
+        let length = head.content_length().and_then(|length| u64::try_from(length).ok());
+        length.ok_or_else(|| self.answers.unavailable(key, &"it answered without a length"))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        Ok(self.pages(prefix, None).await?.0)
+    }
+
+    async fn list_directory(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let (objects, mut names) = self.pages(prefix, Some("/")).await?;
+        names.extend(objects.into_iter().map(|object| object.key.as_str().to_owned()));
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let delete = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
+        match delete.send().await.map_err(|e| self.answers.of(key, e)) {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn begin_upload(&self, key: &Key) -> Result<Upload, StoreError> {
+        let begin = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        let begun = begin.send().await.map_err(|e| self.answers.of(key, e))?;
+        let id = begun.upload_id().ok_or_else(|| self.answers.unavailable(key, &"it answered without an upload id"))?;
+        Ok(Upload { key: key.clone(), id: id.to_owned() })
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
+        let key = &upload.key;
+        let part = self.client.upload_part().bucket(&self.bucket).key(key.as_str()).upload_id(&upload.id);
+        let part = part.part_number(wire_number(number)).body(ByteStream::from(body));
+        let uploaded = part.send().await.map_err(|e| self.answers.of(key, e))?;
+        let tag = uploaded.e_tag().ok_or_else(|| self.answers.unavailable(key, &"it answered without an ETag"))?;
+        Ok(UploadedPart { number, tag: tag.to_owned() })
+    }
+
+    async fn complete_upload(&self, upload: &Upload, mut parts: Vec<UploadedPart>) -> Result<(), StoreError> {
+        parts.sort_by_key(|part| part.number);
+        let parts = parts
+            .into_iter()
+            .map(|part| CompletedPart::builder().part_number(wire_number(part.number)).e_tag(part.tag).build())
+            .collect();
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let key = &upload.key;
+        let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        let complete = complete.upload_id(&upload.id).multipart_upload(parts).if_none_match("*");
+        complete.send().await.map_err(|e| self.answers.of(key, e))?;
+        Ok(())
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
+        let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str());
+        match abort.upload_id(&upload.id).send().await.map_err(|e| self.answers.of(&upload.key, e)) {
+            Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn presign_get(&self, key: &Key, valid: Duration) -> Result<Option<String>, StoreError> {
+        let config = PresigningConfig::expires_in(valid).map_err(|e| self.answers.refused(key, &e.to_string()))?;
+        let request = self.get_object(key).presigned(config).await.map_err(|e| self.answers.of(key, e))?;
+        Ok(Some(request.uri().to_owned()))
+    }
+}
+
+fn wire_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
