@@ -13,6 +13,8 @@ const PREROLL_FRAMES: u64 = 8;
 
 /// Ticks of one video frame.
 pub(super) const TICKS_PER_FRAME: u32 = 1000;
+/// How long before its turn to be decoded a picture may be shown, in ticks: x264 with a pyramid of B-frames keeps two frames.
+pub const REORDER_TICKS: u32 = 2 * TICKS_PER_FRAME;
 
 /// The division of a recording into slices: slice `n` shows the frames from `n * slice_ms` to `(n + 1) * slice_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

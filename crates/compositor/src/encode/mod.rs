@@ -19,7 +19,7 @@ mod audio;
 mod grid;
 mod video;
 
-pub use grid::{AAC_FRAME, Grid};
+pub use grid::{AAC_FRAME, Grid, REORDER_TICKS};
 
 use bytes::Bytes;
 use roomreel_shared::composite::CompositeSpec;
@@ -53,7 +53,7 @@ pub enum Error {
 pub struct Sample {
     /// H.264 with 4-byte lengths, or a raw AAC frame.
     pub data: Bytes,
-    /// When it is shown.
+    /// When it is shown; at most [`REORDER_TICKS`] before its decode time.
     pub pts: i64,
     /// When it is decoded; contiguous from sample to sample.
     pub dts: i64,

@@ -7,7 +7,7 @@ use ffmpeg::format::Pixel;
 use ffmpeg::{Dictionary, Rational, ffi, frame};
 use roomreel_shared::composite::CompositeSpec;
 
-use super::grid::TICKS_PER_FRAME;
+use super::grid::{REORDER_TICKS, TICKS_PER_FRAME};
 use super::{Error, Sample};
 use crate::decode::is_again;
 use crate::frame::Canvas;
@@ -103,12 +103,16 @@ impl SliceEncoder {
         let sample = |(place, (data, index, key)): (i64, (Bytes, i64, bool))| Sample {
             data,
             pts: (first + index) * ticks,
-            // Frames are decoded at the pace they are shown; what is shown before its turn has a negative offset.
+            // Frames are decoded at the pace they are shown; containers move the one against the other.
             dts: (first + place) * ticks,
             duration: TICKS_PER_FRAME,
             key,
         };
-        Ok((0..).zip(self.coded.drain(..)).map(sample).collect())
+        let samples: Vec<_> = (0..).zip(self.coded.drain(..)).map(sample).collect();
+        if samples.iter().any(|sample| sample.dts - sample.pts > i64::from(REORDER_TICKS)) {
+            return Err(gave_up("it reorders more than it was set to".to_owned()));
+        }
+        Ok(samples)
     }
 
     fn receive(&mut self) -> Result<(), Error> {

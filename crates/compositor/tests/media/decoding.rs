@@ -1,0 +1,1 @@
+//! Every codec that FFmpeg can encode here, there and back; and garbage into every decoder.

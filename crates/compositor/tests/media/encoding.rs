@@ -1,0 +1,150 @@
+//! Slices, the stream of them and the joined file.
+
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use roomreel_compositor::encode::EncodedSlice;
+use roomreel_compositor::join::{Joiner, Remainder};
+use roomreel_compositor::mux::{fragment, init_segment, parse_fragment};
+
+use crate::support::{decode_cleanly, encode, packets, run, sound, tone};
+
+const SLICE_MS: u64 = 1000;
+
+/// What a player gets that fetches the header and then slice after slice.
+fn stream(slices: &[EncodedSlice], header: &Bytes) -> Bytes {
+    let mut bytes = BytesMut::from(&header[..]);
+    slices.iter().for_each(|slice| bytes.extend_from_slice(&fragment(slice)));
+    bytes.freeze()
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("the file");
+    path
+}
+
+/// Twelve slices by one encoder, eight by another that starts in the middle; the last one is short.
+fn twenty_slices() -> (Vec<EncodedSlice>, Bytes, Joiner) {
+    let (mut slices, _) = encode(SLICE_MS, 0, 12, None);
+    let (rest, encoder) = encode(SLICE_MS, 12, 20, Some(17));
+    slices.extend(rest);
+    let (video, audio) = (encoder.video_config(), encoder.audio_config());
+    (slices, init_segment(&video, &audio), Joiner::new(video, audio))
+}
+
+#[test]
+fn slices_of_two_encoders_make_one_stream_and_one_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (slices, header, mut joiner) = twenty_slices();
+    for slice in &slices {
+        assert_eq!(joiner.push(slice), Ok(None), "small recordings are uploaded at once");
+    }
+    let Remainder::Whole(file) = joiner.finish() else { panic!("it is small") };
+    let stream = write(folder.path(), "stream.mp4", &stream(&slices, &header));
+    let file = write(folder.path(), "file.mp4", &file);
+    for path in [&stream, &file] {
+        decode_cleanly(path);
+        let video = packets(path, "v");
+        assert_eq!(video.len(), 19 * 30 + 17, "I5: every frame once");
+        assert!(video.is_sorted_by(|a, b| a.1 < b.1), "decode times grow");
+        let mut shown: Vec<_> = video.iter().map(|packet| packet.0).collect();
+        shown.sort_unstable();
+        let steps: Vec<_> = shown.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(shown[0] == 0 && steps.iter().all(|&step| step == 1000), "I5: no hole, no overlap: {:?} {steps:?}", shown[0]);
+        let audio = packets(path, "a");
+        assert!(audio.iter().enumerate().all(|(index, packet)| packet.0 == index as i64 * 1024), "I5: frames lie on the grid");
+        assert_eq!(audio.len() as u64, ((19 * 30 + 17) * 1600_u64).div_ceil(1024));
+    }
+    assert_eq!(packets(&stream, "v"), packets(&file, "v"), "joined without encoding again");
+    assert_eq!(packets(&stream, "a"), packets(&file, "a"));
+
+    let entries = "stream=codec_name,profile,width,height,avg_frame_rate,sample_rate,channels,color_space,start_pts";
+    let streams = run("ffprobe", &["-v", "warning", "-show_entries", entries, "-of", "default=nk=0:nw=1", "FILE"], &file);
+    let expected = ["h264", "High", "width=320", "height=180", "avg_frame_rate=30/1", "smpte170m", "aac", "LC", "48000", "channels=2"];
+    assert!(expected.iter().all(|entry| streams.contains(entry)), "{streams}");
+    assert_eq!(streams.matches("start_pts=0").count(), 2, "sound and picture begin together: {streams}");
+
+    tone_is_whole(&sound(&file, &folder.path().join("sound")));
+}
+
+/// The decoded tone is where it was put, to the sample, and nowhere is a jump beyond the codec's own error.
+fn tone_is_whole(decoded: &[f32]) {
+    let expected: Vec<f32> = tone(0, decoded.len() as u64).chunks_exact(2).map(|pair| pair[0]).collect();
+    // The first frame fades in and the last ends in silence.
+    let inside = 2048..decoded.len() - 4096;
+    let error = |shift: usize| {
+        let pairs = inside.clone().map(|at| (decoded[at + shift], expected[at]));
+        (pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / inside.len() as f64).sqrt()
+    };
+    let worst = inside.clone().map(|at| (decoded[at] - expected[at]).abs()).fold(0.0, f32::max);
+    assert!(error(0) < 0.01 && error(1) > error(0) && worst < 0.05, "{} beside {}, worst {worst}", error(0), error(1));
+}
+
+#[test]
+fn equal_slices_have_equal_bytes_and_come_back_from_them() {
+    let (slices, _) = encode(SLICE_MS, 0, 3, None);
+    let (again, _) = encode(SLICE_MS, 0, 3, None);
+    for (slice, again) in slices.iter().zip(&again) {
+        let object = fragment(slice);
+        assert!(object == fragment(again), "slice {}", slice.number);
+        assert_eq!(parse_fragment(&object).as_ref(), Ok(slice));
+        assert!(slice.video[0].key, "a slice begins with an IDR picture");
+        for cut in [0, 7, 20, object.len() / 2, object.len() - 1] {
+            assert!(parse_fragment(&object.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+    let (mid, _) = encode(SLICE_MS, 2, 3, None);
+    assert_eq!(mid[0].video, slices[2].video, "whoever renders a slice");
+    assert_eq!(mid[0].audio.len(), slices[2].audio.len());
+}
+
+#[test]
+fn damaged_slices_are_refused_not_believed() {
+    use proptest::prelude::*;
+    let (slices, _) = encode(SLICE_MS, 0, 1, None);
+    let object = fragment(&slices[0]);
+    proptest!(|(flips in proptest::collection::vec((0..2000_usize, any::<u8>()), 1..8))| {
+        let mut bytes = object.to_vec();
+        for (at, value) in flips {
+            let length = bytes.len();
+            bytes[at % length] = value;
+        }
+        let _ = parse_fragment(&Bytes::from(bytes));
+    });
+}
+
+#[test]
+fn large_files_are_uploaded_while_they_grow() {
+    let (slices, encoder) = encode(SLICE_MS, 0, 1, None);
+    let (video, audio) = (encoder.video_config(), encoder.audio_config());
+    let mut joiner = Joiner::new(video, audio);
+    let mut part_bytes = Vec::new();
+    for number in 0..30 {
+        let mut slice = slices[0].clone();
+        slice.number = number;
+        // A megabyte a slice: filler data behind the picture (H.264 §7.3.2.7).
+        let mut data = slice.video[0].data.to_vec();
+        let filler = 1_000_000 - data.len();
+        data.extend_from_slice(&(filler as u32 - 4).to_be_bytes());
+        data.push(12);
+        data.resize(999_999, 0xff);
+        data.push(0x80);
+        slice.video[0].data = Bytes::from(data);
+        if let Some(part) = joiner.push(&slice).expect("in order") {
+            assert_eq!(part.number as usize, part_bytes.len() + 2);
+            part_bytes.push(part.body);
+        }
+    }
+    assert!(part_bytes.len() >= 2 && part_bytes.iter().all(|body| body.len() >= 8 << 20));
+    let Remainder::Parts(rest) = joiner.finish() else { panic!("it is large") };
+    assert_eq!(rest.iter().map(|part| part.number).collect::<Vec<_>>(), [1, part_bytes.len() as u32 + 2]);
+    assert!(rest[0].body.len() >= 5 << 20, "every store takes it");
+    let mut file = rest[0].body.to_vec();
+    part_bytes.iter().chain([&rest[1].body]).for_each(|body| file.extend_from_slice(body));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = write(folder.path(), "file.mp4", &file);
+    let packets = packets(&path, "v");
+    assert_eq!(packets.len(), 30 * 30);
+    assert_eq!(packets.iter().filter(|packet| packet.2 == 1_000_000).count(), 30);
+}

@@ -1,0 +1,5 @@
+//! Encoders, containers and decoders against FFmpeg's own tools.
+
+mod decoding;
+mod encoding;
+mod support;
