@@ -1,0 +1,145 @@
+//! The chain of windows in the bucket: its end is read at take-over, and it grows by commits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roomreel_shared::cluster::{self, FoldSpec, Progress};
+use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, Ports, StoreError};
+use roomreel_shared::window::Window;
+use tracing::Instrument as _;
+
+use crate::commit::{Step, after_create, after_read_back, backoff};
+use crate::metrics::Metrics;
+use crate::room::SealedWindow;
+
+/// Windows above this go up in parts.
+const WHOLE_BYTES: usize = 64 * 1024 * 1024;
+/// The length of such a part.
+const PART_BYTES: usize = 4 * MIN_PART_BYTES;
+/// Failures after which somebody may have to look.
+const WARN_AFTER: u32 = 3;
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Committed {
+    /// The window is ours.
+    Ours(Box<SealedWindow>, std::time::Duration),
+    /// Another owner's window stands in its place.
+    Adopt,
+    /// A newer owner is at work.
+    Fenced { held: u64, current: u64 },
+}
+
+/// What a take-over begins from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// The end of the chain.
+    pub(crate) last: Option<Box<Window>>,
+    /// What was reported before.
+    pub(crate) progress: Option<Progress>,
+}
+
+/// Reads the end of the chain; tries for ever, for without it nothing can be recorded.
+pub(crate) async fn load(ports: Ports, spec: FoldSpec) -> Loaded {
+    let keys = RecordingKeys::new(&spec.tenant, &spec.room, &spec.recording);
+    let mut failures = 0;
+    let last = loop {
+        match last_window(&*ports.store, &keys).await {
+            Ok(last) => break last,
+            Err(reason) => {
+                failures += 1;
+                if failures == WARN_AFTER {
+                    tracing::warn!(recording = %spec.recording, %reason, "the windows of a recording cannot be read; trying again");
+                }
+                tokio::time::sleep(backoff(failures)).await;
+            }
+        }
+    };
+    // Only whether an earlier owner had declared gaps; without it the windows still say so.
+    let record = ports.coordination.get(&cluster::progress_key(&spec.recording)).await.ok().flatten();
+    let progress = record.and_then(|record| serde_json::from_slice(&record.value).ok());
+    Loaded { last: last.map(Box::new), progress }
+}
+
+async fn last_window(store: &dyn ObjectStore, keys: &RecordingKeys) -> Result<Option<Window>, String> {
+    let listed = store.list(&keys.windows_prefix()).await.map_err(|error| error.to_string())?;
+    let Some(last) = listed.iter().filter_map(|listed| keys.window_number(&listed.key)).max() else { return Ok(None) };
+    let key = keys.window(last);
+    let object = store.get(&key).await.map_err(|error| error.to_string())?;
+    Window::parse(object).map(Some).map_err(|error| format!("{key}: {error}"))
+}
+
+/// Commits a window; tries until what stands under its key is known.
+pub(crate) async fn commit(store: Arc<dyn ObjectStore>, key: Key, window: Box<SealedWindow>, metrics: Arc<Metrics>) -> Committed {
+    let span = tracing::info_span!(
+        "commit window",
+        %key,
+        window = window.header.window,
+        bytes = window.object.len(),
+        traceparent = window.trace_parent.as_deref()
+    );
+    resolve(store, key, window, metrics).instrument(span).await
+}
+
+async fn resolve(store: Arc<dyn ObjectStore>, key: Key, window: Box<SealedWindow>, metrics: Arc<Metrics>) -> Committed {
+    let begun = tokio::time::Instant::now();
+    let mut failures = 0;
+    let mut step = Step::Create;
+    loop {
+        step = match step {
+            Step::Done => return Committed::Ours(window, begun.elapsed()),
+            Step::Adopt(_) => return Committed::Adopt,
+            Step::Fenced { held, current } => return Committed::Fenced { held, current },
+            Step::Create => {
+                let answer = create(&*store, &key, window.object.clone()).await;
+                if let Err(error) = &answer {
+                    failures += 1;
+                    metrics.commit_retries.add(1, &[]);
+                    if failures == WARN_AFTER || error.is_permanent() && failures == 1 {
+                        tracing::warn!(%error, "a window cannot be committed; the log keeps what comes, trying again");
+                    }
+                }
+                after_create(&answer)
+            }
+            Step::ReadBack => after_read_back(store.get(&key).await, window.hash, window.header.epoch),
+            Step::CreateLater => {
+                tokio::time::sleep(backoff(failures)).await;
+                Step::Create
+            }
+            Step::ReadBackLater => {
+                failures += 1;
+                tokio::time::sleep(backoff(failures)).await;
+                Step::ReadBack
+            }
+        };
+    }
+}
+
+async fn create(store: &dyn ObjectStore, key: &Key, object: Bytes) -> Result<(), StoreError> {
+    if object.len() <= WHOLE_BYTES {
+        return store.create(key, object).await;
+    }
+    let upload = store.begin_upload(key).await?;
+    let mut parts = Vec::new();
+    let mut result = Ok(());
+    for (number, start) in (1..).zip((0..object.len()).step_by(PART_BYTES)) {
+        let part = object.slice(start..object.len().min(start + PART_BYTES));
+        match store.upload_part(&upload, number, part).await {
+            Ok(part) => parts.push(part),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    if result.is_ok() {
+        result = store.complete_upload(&upload, parts).await;
+    }
+    if result.is_err()
+        && let Err(error) = store.abort_upload(&upload).await
+    {
+        tracing::debug!(%key, %error, "parts of an upload stay until the bucket's lifecycle rule removes them");
+    }
+    result
+}

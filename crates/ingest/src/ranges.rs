@@ -1,0 +1,79 @@
+//! Inclusive ranges of numbers, bounded in count.
+
+use roomreel_shared::wire::NumberRange;
+
+/// Most ranges kept; the lowest go first.
+const MAX_RANGES: usize = 128;
+
+/// A set of numbers as ascending, disjoint ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    /// Adds `first..=last`, which lies above everything in the set.
+    pub(crate) fn push(&mut self, first: u64, last: u64) {
+        debug_assert!(first <= last && self.0.last().is_none_or(|range| range.1 < first), "ranges are added upwards");
+        match self.0.last_mut() {
+            Some(range) if range.1.checked_add(1) == Some(first) => range.1 = last,
+            _ => self.0.push((first, last)),
+        }
+        if self.0.len() > MAX_RANGES {
+            self.0.remove(0);
+        }
+    }
+
+    /// Removes `number`; whether it was there.
+    pub(crate) fn take(&mut self, number: u64) -> bool {
+        let Some(at) = self.0.iter().position(|range| (range.0..=range.1).contains(&number)) else { return false };
+        let (first, last) = self.0[at];
+        let below = (first < number).then(|| (first, number - 1));
+        let above = (number < last).then(|| (number + 1, last));
+        self.0.splice(at..=at, below.into_iter().chain(above));
+        if self.0.len() > MAX_RANGES {
+            self.0.remove(0);
+        }
+        true
+    }
+
+    /// Reads what [`Ranges::to_wire`] wrote; ranges out of order are dropped.
+    pub(crate) fn from_wire(wire: &[NumberRange]) -> Self {
+        let mut ranges = Self::default();
+        for range in wire {
+            if range.first <= range.last && ranges.0.last().is_none_or(|before| before.1 < range.first) {
+                ranges.push(range.first, range.last);
+            }
+        }
+        ranges
+    }
+
+    pub(crate) fn to_wire(&self) -> Vec<NumberRange> {
+        self.0.iter().map(|&(first, last)| NumberRange { first, last }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_taken_once() {
+        let mut ranges = Ranges::default();
+        ranges.push(3, 5);
+        ranges.push(6, 6);
+        ranges.push(9, 9);
+        assert_eq!(ranges.0, [(3, 6), (9, 9)]);
+        assert!(ranges.take(4) && !ranges.take(4) && ranges.take(9) && !ranges.take(7));
+        assert_eq!(ranges.0, [(3, 3), (5, 6)]);
+        assert_eq!(Ranges::from_wire(&ranges.to_wire()), ranges);
+    }
+
+    #[test]
+    fn the_lowest_ranges_go_first() {
+        let mut ranges = Ranges::default();
+        for number in 0..1000 {
+            ranges.push(number * 2, number * 2);
+        }
+        assert_eq!(ranges.0.len(), MAX_RANGES);
+        assert!(ranges.take(1998) && !ranges.take(0));
+    }
+}

@@ -1,0 +1,591 @@
+//! Pure fold of one room's log: entries in, sealed windows out.
+//!
+//! Owns which entries belong to the recording and to which window, the room's state and clock, and the carry-over a window
+//! records. Does not own the tracks' packets (see [`crate::track`]), the log, the store or any clock (see `crate::actor`).
+//!
+//! The fold does not run the tracks: it says what each is to be told and hears what each answers, so that they can run beside
+//! it in one thread ([`crate::fold`]) or as actors. While [`RoomFold::is_waiting`], answers are outstanding and no entry may be
+//! fed: what is decided then depends on the log alone (I3).
+
+mod events;
+mod prelude;
+mod seal;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use roomreel_shared::batch::{self, Incarnation, RtpBatch};
+use roomreel_shared::cluster::FoldSpec;
+use roomreel_shared::event::{self, RoomEvent};
+use roomreel_shared::id::{self, SfuId, TrackId};
+use roomreel_shared::ports::LogEntry;
+use roomreel_shared::rtp::Ssrc;
+use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
+use roomreel_shared::time::{LogTime, RoomTime};
+use roomreel_shared::window::{Final, Hash, Header, TrackKey, Window};
+use roomreel_shared::wire;
+
+use crate::clock::RoomClock;
+use crate::config::FoldConfig;
+use crate::order::{Held, Order};
+use crate::roster::{MAX_TRACKS, Roster};
+use self::prelude::Prelude;
+use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
+
+/// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
+const CLOCK_GRID_US: i64 = 100_000;
+/// Most starts of writers that are told apart in one room.
+const MAX_EVENT_STREAMS: usize = 256;
+
+/// What the shell does next.
+#[derive(Debug)]
+pub enum RoomOutput {
+    /// Begin this track's fold.
+    OpenTrack(OpenTrack),
+    /// Tell this track.
+    ToTrack(TrackKey, TrackInput),
+    /// Commit this window.
+    Commit(Box<SealedWindow>),
+    /// Ask an SFU to publish again.
+    RequestReplay(ReplayRequest),
+    /// Ask an SFU for a key frame.
+    RequestKeyframe {
+        /// Of which track.
+        key: TrackKey,
+        /// Of which layer; `None`: all.
+        ssrc: Option<Ssrc>,
+    },
+    /// An entry was skipped; nothing else is lost by it.
+    Damaged(Damaged),
+    /// The recording has ended; nothing follows the last window.
+    Finished,
+}
+
+/// What an SFU is asked to publish again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplayRequest {
+    /// Whom to ask.
+    pub sfu: SfuId,
+    /// Of which track; `None`: events.
+    pub track: Option<TrackId>,
+    /// By whose numbers.
+    pub incarnation: Incarnation,
+    /// Batch or event numbers.
+    pub ranges: Vec<wire::NumberRange>,
+    /// Counts the requests for them, from 1.
+    pub attempt: u32,
+}
+
+/// An entry that was skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Why.
+    pub why: DamagedReason,
+}
+
+/// Why an entry was skipped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DamagedReason {
+    /// Its subject is not the address of a log entry.
+    #[error(transparent)]
+    Subject(#[from] subject::Error),
+    /// It is a damaged batch.
+    #[error(transparent)]
+    Batch(#[from] batch::Error),
+    /// It is a damaged event.
+    #[error(transparent)]
+    Event(#[from] event::Error),
+    /// It names another room or track than its subject, or than this fold's (I4).
+    #[error("the entry is for {named:?}, not for {expected:?}")]
+    WrongPlace {
+        /// As it says.
+        named: String,
+        /// As it should.
+        expected: String,
+    },
+    /// Its writer may not write such an event.
+    #[error("{writer:?} may not write this event")]
+    NotPermitted {
+        /// Who wrote it.
+        writer: String,
+    },
+    /// The room has more tracks or writers than any real one.
+    #[error("the room has too many tracks or writers")]
+    TooMany,
+}
+
+/// A window that is ready to be committed.
+#[derive(Debug, Clone)]
+pub struct SealedWindow {
+    /// Its footer but for segments and events.
+    pub header: Header,
+    /// The whole object.
+    pub object: Bytes,
+    /// The object's link of the chain.
+    pub hash: Hash,
+    /// Figures for metrics.
+    pub counts: Counts,
+    /// A sampled trace that ends in this window, as a W3C `traceparent`.
+    pub trace_parent: Option<String>,
+}
+
+/// Why a fold cannot begin from a window.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// It is of another recording.
+    #[error("the window is of another recording")]
+    Foreign,
+    /// An id in it cannot be spelled.
+    #[error("carry-over: {0}")]
+    Id(#[from] id::Error),
+    /// A number in it is impossible.
+    #[error("carry-over field {field} is impossible")]
+    Field {
+        /// Its name.
+        field: &'static str,
+    },
+}
+
+/// Who writes: what tells two owners' windows apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Revision of the assignment.
+    pub epoch: u64,
+    /// Random, per writer and take-over.
+    pub nonce: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No entry says yet that the recording has begun.
+    Before,
+    Open,
+    /// The last entry has been seen; what is missing may come until then.
+    Ending(Final, LogTime),
+    Finished,
+}
+
+/// Tracks that have not answered a seal.
+#[derive(Debug)]
+struct Sealing {
+    waiting: BTreeSet<TrackKey>,
+    parts: BTreeMap<TrackKey, SealedTrack>,
+    end: LogTime,
+    last: Option<Final>,
+}
+
+type EventStream = (Writer, Incarnation);
+type EventMessage = (RoomEvent, Bytes);
+
+/// The fold of one room's log into one recording.
+#[derive(Debug)]
+pub struct RoomFold {
+    spec: FoldSpec,
+    shard: Shard,
+    identity: Identity,
+    config: FoldConfig,
+    phase: Phase,
+    roster: Roster,
+    clock: RoomClock,
+    events: BTreeMap<EventStream, Order<EventMessage>>,
+    /// Running maximum of log time.
+    now: LogTime,
+    sfu_time: LogTime,
+    folded: u64,
+    seen: u64,
+    /// The log was read from the room's beginning on.
+    from_zero: bool,
+    window: u64,
+    window_start: LogTime,
+    previous: Option<Hash>,
+    room_start: RoomTime,
+    stored: Vec<(Writer, LogTime, Bytes)>,
+    prelude: Prelude,
+    trace_parent: Option<String>,
+    sealing: Option<Sealing>,
+    /// Tracks that have not said whether they miss something at the end.
+    unanswered: BTreeSet<TrackKey>,
+    /// Tracks that miss something at the end.
+    incomplete: BTreeSet<TrackKey>,
+    /// Event streams whose events are being folded right now.
+    draining: Vec<EventStream>,
+    /// The entry that ended a window and belongs to the next.
+    deferred: Option<LogEntry>,
+}
+
+impl RoomFold {
+    /// Begins a recording that has no window yet.
+    #[must_use]
+    pub fn new(spec: FoldSpec, identity: Identity, config: FoldConfig) -> Self {
+        Self {
+            shard: Shard::of(&spec.tenant, &spec.room, spec.shards.max(1)),
+            roster: Roster::new(spec.policy.clone()),
+            spec,
+            identity,
+            config,
+            phase: Phase::Before,
+            clock: RoomClock::default(),
+            events: BTreeMap::new(),
+            now: LogTime::from_micros(i64::MIN),
+            sfu_time: LogTime::default(),
+            folded: 0,
+            seen: 0,
+            from_zero: false,
+            window: 0,
+            window_start: LogTime::default(),
+            previous: None,
+            room_start: RoomTime::default(),
+            stored: Vec::new(),
+            prelude: Prelude::default(),
+            trace_parent: None,
+            sealing: None,
+            unanswered: BTreeSet::new(),
+            incomplete: BTreeSet::new(),
+            draining: Vec::new(),
+            deferred: None,
+        }
+    }
+
+    /// Goes on after `last`, whoever wrote it.
+    ///
+    /// # Errors
+    /// [`ResumeError`]: the window cannot be gone on from.
+    pub fn resume(
+        spec: FoldSpec,
+        identity: Identity,
+        config: FoldConfig,
+        last: &Window,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> Result<Self, ResumeError> {
+        let header = &last.header;
+        if header.recording != spec.recording || header.room != spec.room || header.tenant != spec.tenant {
+            return Err(ResumeError::Foreign);
+        }
+        let carry = &header.carry_over;
+        let policy = spec.policy.clone();
+        let mut fold = Self::new(spec, identity, config);
+        fold.roster = Roster::read(carry, policy);
+        fold.phase = if header.end.is_some() { Phase::Finished } else { Phase::Open };
+        fold.window = header.window + 1;
+        fold.window_start = header.log_span.1;
+        fold.previous = Some(last.hash());
+        fold.room_start = header.room_start;
+        fold.now = LogTime::from_micros(carry.log_time_us);
+        fold.folded = carry.log_sequence;
+        fold.seen = carry.seen_sequence;
+        fold.from_zero = true;
+        let pair = (RoomTime::from_micros(carry.room_clock_us), LogTime::from_micros(carry.room_clock_log_us));
+        fold.clock = RoomClock::new((carry.room_clock_log_us != 0).then_some(pair));
+        for stream in &carry.event_streams {
+            let writer = match stream.sfu_id.as_str() {
+                "" => Writer::Control,
+                sfu => Writer::Sfu(SfuId::new(sfu)?),
+            };
+            let incarnation =
+                Incarnation::new(stream.incarnation).ok_or(ResumeError::Field { field: "event_streams.incarnation" })?;
+            fold.events.insert((writer, incarnation), Order::new(stream.next_event_no));
+        }
+        for state in &carry.tracks {
+            let key =
+                TrackKey { sfu: SfuId::new(state.sfu_id.as_str())?, track: TrackId::new(state.track_id.as_str())? };
+            let admission = fold.roster.read_track(&key, state);
+            outputs.push(RoomOutput::OpenTrack(OpenTrack { key, state: state.clone(), admission, now: fold.now }));
+        }
+        Ok(fold)
+    }
+
+    /// Stream sequence of the first entry to read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        if self.window == 0 { self.spec.start_sequence } else { self.folded + 1 }
+    }
+
+    /// The log was rolled back and is read from an earlier place: its sequences say nothing about what was seen.
+    pub fn on_rewound(&mut self) {
+        self.seen = 0;
+        self.folded = 0;
+    }
+
+    /// Whether answers of tracks are outstanding; no entry may be fed then.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.sealing.is_some() || !self.unanswered.is_empty()
+    }
+
+    /// Whether the last window has been sealed.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// Whether the log has paused the recording.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.roster.paused
+    }
+
+    /// SFUs that have tracks or events in the room.
+    #[must_use]
+    pub fn sfus(&self) -> BTreeSet<SfuId> {
+        let of_events = self.events.keys().filter_map(|(writer, _)| writer.sfu());
+        of_events.chain(self.roster.tracks.keys().map(|key| &key.sfu)).cloned().collect()
+    }
+
+    /// Log time of the newest entry, and of the newest entry of an SFU.
+    #[must_use]
+    pub fn log_times(&self) -> (LogTime, LogTime) {
+        (self.now, self.sfu_time)
+    }
+
+    /// Feeds the next entry of the log.
+    pub fn on_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
+        debug_assert!(!self.is_waiting(), "I3: no entry while a window is being sealed");
+        let now = self.now.max(entry.time);
+        if self.phase == Phase::Open && now >= self.window_start + self.duration() {
+            // Several windows' time may have passed without an entry: they are one window, numbers have no holes.
+            let passed = now.micros_since(self.window_start) / self.duration_us();
+            let end = self.window_start.offset_micros(passed.saturating_mul(self.duration_us()));
+            self.deferred = Some(entry);
+            self.begin_seal(end, None, outputs);
+            return;
+        }
+        self.fold_entry(entry, outputs);
+    }
+
+    /// Ends the window here although its time has not passed: the node leaves, or memory is short.
+    pub fn seal_now(&mut self, outputs: &mut Vec<RoomOutput>) {
+        if self.phase == Phase::Open && !self.is_waiting() && self.now > self.window_start {
+            self.begin_seal(self.now, None, outputs);
+        }
+    }
+
+    /// Hears what a track asks for or answers.
+    pub fn on_track(&mut self, key: &TrackKey, output: TrackOutput, outputs: &mut Vec<RoomOutput>) {
+        match output {
+            TrackOutput::RequestReplay { incarnation, ranges, attempt } => {
+                outputs.push(RoomOutput::RequestReplay(ReplayRequest {
+                    sfu: key.sfu.clone(),
+                    track: Some(key.track.clone()),
+                    incarnation,
+                    ranges,
+                    attempt,
+                }));
+            }
+            TrackOutput::RequestKeyframe { ssrc } => {
+                outputs.push(RoomOutput::RequestKeyframe { key: key.clone(), ssrc });
+            }
+            TrackOutput::Ended { complete } => {
+                self.unanswered.remove(key);
+                if complete {
+                    self.incomplete.remove(key);
+                }
+                self.end_if_complete(outputs);
+            }
+            TrackOutput::Sealed(part) => {
+                if let Some(sealing) = &mut self.sealing
+                    && sealing.waiting.remove(key)
+                {
+                    sealing.parts.insert(key.clone(), *part);
+                }
+                self.finish_seal(outputs);
+            }
+        }
+    }
+
+    fn duration_us(&self) -> i64 {
+        i64::try_from(self.spec.window_ms.max(1)).unwrap_or(i64::MAX).saturating_mul(1000)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_micros(self.duration_us().unsigned_abs())
+    }
+
+    fn fold_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
+        if self.phase == Phase::Finished {
+            return;
+        }
+        let before = self.now;
+        self.now = self.now.max(entry.time);
+        let again = entry.sequence <= self.seen;
+        self.seen = self.seen.max(entry.sequence);
+        if before.as_micros().div_euclid(CLOCK_GRID_US) != self.now.as_micros().div_euclid(CLOCK_GRID_US) {
+            self.on_clock(outputs);
+            if self.is_waiting() {
+                // The bounded wait at the end is over.
+                return;
+            }
+        }
+        let sequence = entry.sequence;
+        if let Err(why) = self.route(entry, again, outputs) {
+            outputs.push(RoomOutput::Damaged(Damaged { sequence, why }));
+        }
+        self.folded = self.folded.max(sequence);
+    }
+
+    fn on_clock(&mut self, outputs: &mut Vec<RoomOutput>) {
+        if let Phase::Ending(end, until) = self.phase
+            && self.now >= until
+        {
+            self.begin_seal(self.now, Some(end), outputs);
+            return;
+        }
+        if self.phase != Phase::Before {
+            for key in self.roster.tracks.keys() {
+                outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::Clock(self.now)));
+            }
+        }
+        let mut given_up = Vec::new();
+        for ((writer, incarnation), order) in &mut self.events {
+            if order.is_given_up(self.now, &self.config) {
+                given_up.push((writer.clone(), *incarnation));
+            } else if let Writer::Sfu(sfu) = writer
+                && let Some(missing) = order.replay_due(self.now, &self.config)
+            {
+                outputs.push(RoomOutput::RequestReplay(ReplayRequest {
+                    sfu: sfu.clone(),
+                    track: None,
+                    incarnation: *incarnation,
+                    ranges: missing.ranges,
+                    attempt: missing.attempt,
+                }));
+            }
+        }
+        for stream in given_up {
+            self.skip_events(&stream, outputs);
+        }
+    }
+
+    /// Goes on without the events that are missing.
+    fn skip_events(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
+        if let Some(order) = self.events.get_mut(stream)
+            && let Some((number, _)) = order.first_held()
+        {
+            order.skip_to(number);
+        }
+        self.drain_events(stream, outputs);
+    }
+
+    fn route(&mut self, entry: LogEntry, again: bool, outputs: &mut Vec<RoomOutput>) -> Result<(), DamagedReason> {
+        let address = Address::parse(&entry.subject)?;
+        if address.tenant != self.spec.tenant || address.room != self.spec.room || address.shard != self.shard {
+            let expected = subject::room_filter(self.shard, &self.spec.tenant, &self.spec.room).as_str().to_owned();
+            return Err(DamagedReason::WrongPlace { named: entry.subject, expected });
+        }
+        match (address.entry, address.writer) {
+            (Entry::Media(track), Writer::Sfu(sfu)) => {
+                self.on_media(TrackKey { sfu, track }, entry, again, outputs)
+            }
+            (Entry::Media(_), Writer::Control) => {
+                Err(DamagedReason::NotPermitted { writer: "the coordinator".to_owned() })
+            }
+            (Entry::Event, writer) => self.on_event_message(writer, entry, again, outputs),
+        }
+    }
+
+    fn on_media(
+        &mut self,
+        key: TrackKey,
+        entry: LogEntry,
+        again: bool,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> Result<(), DamagedReason> {
+        let batch = RtpBatch::decode(entry.payload.clone())?;
+        if batch.room != self.spec.room || batch.track != key.track {
+            let named = format!("{}/{}", batch.room, batch.track);
+            return Err(DamagedReason::WrongPlace { named, expected: format!("{}/{}", self.spec.room, key.track) });
+        }
+        self.open_track(&key, outputs)?;
+        if !again {
+            self.sfu_time = self.sfu_time.max(entry.time);
+            self.clock.observe(batch.packets[batch.packets.len() - 1].time, entry.time);
+        }
+        if self.trace_parent.is_none() {
+            self.trace_parent = entry.trace_parent.filter(|parent| is_sampled(parent));
+        }
+        let batch = TrackBatch {
+            sequence: entry.sequence,
+            time: entry.time,
+            message: entry.payload,
+            batch,
+            from_zero: self.from_zero,
+        };
+        outputs.push(RoomOutput::ToTrack(key, TrackInput::Batch(Arc::new(batch))));
+        Ok(())
+    }
+
+    fn open_track(&mut self, key: &TrackKey, outputs: &mut Vec<RoomOutput>) -> Result<(), DamagedReason> {
+        if self.roster.tracks.contains_key(key) {
+            return Ok(());
+        }
+        if self.roster.tracks.len() >= MAX_TRACKS || matches!(self.phase, Phase::Ending(..)) {
+            return Err(DamagedReason::TooMany);
+        }
+        let admission = self.roster.open_track(key);
+        let state = wire::TrackState::default();
+        outputs.push(RoomOutput::OpenTrack(OpenTrack { key: key.clone(), state, admission, now: self.now }));
+        Ok(())
+    }
+
+    fn on_event_message(
+        &mut self,
+        writer: Writer,
+        entry: LogEntry,
+        again: bool,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> Result<(), DamagedReason> {
+        let event = RoomEvent::decode(entry.payload.clone())?;
+        if event.room != self.spec.room {
+            let (named, expected) = (event.room.to_string(), self.spec.room.to_string());
+            return Err(DamagedReason::WrongPlace { named, expected });
+        }
+        if writer.sfu().is_some() && !again {
+            self.sfu_time = self.sfu_time.max(entry.time);
+        }
+        let stream = (writer, event.incarnation);
+        if !self.events.contains_key(&stream) {
+            if self.events.len() >= MAX_EVENT_STREAMS {
+                return Err(DamagedReason::TooMany);
+            }
+            // Before the recording, a writer's numbers begin where reading begins.
+            let next = if self.phase == Phase::Before { event.event_no } else { 0 };
+            self.events.insert(stream.clone(), Order::new(next));
+        }
+        let permitted = event.kind.is_control() == (stream.0 == Writer::Control);
+        let number = event.event_no;
+        let held = Held { time: entry.time, sequence: entry.sequence, bytes: entry.payload.len(), item: (event, entry.payload) };
+        if let Some(order) = self.events.get_mut(&stream) {
+            let is_new = order.hold(number, held);
+            if is_new && self.phase == Phase::Before && stream.0 == Writer::Control {
+                // Commands of before the recording are none of it, and its beginning waits for none of them.
+                order.skip_to(order.first_held().map_or(number, |(first, _)| first));
+            }
+        }
+        self.drain_events(&stream, outputs);
+        while self.events.get(&stream).is_some_and(|order| order.is_over(&self.config)) {
+            self.skip_events(&stream, outputs);
+        }
+        if permitted { Ok(()) } else { Err(DamagedReason::NotPermitted { writer: format!("{:?}", stream.0) }) }
+    }
+
+    fn drain_events(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
+        self.draining.push(stream.clone());
+        while let Some(order) = self.events.get_mut(stream) {
+            let Some(time) = order.peek_ready().map(|held| held.time) else { break };
+            let Some((event, message)) = order.pop_ready() else { break };
+            if event.kind.is_control() == (stream.0 == Writer::Control) {
+                self.on_event(&stream.0, event, time, message, outputs);
+            }
+        }
+        self.draining.pop();
+    }
+}
+
+/// Whether a W3C `traceparent` has its sampled flag set.
+fn is_sampled(trace_parent: &str) -> bool {
+    let flags = trace_parent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    flags.is_some_and(|flags| flags & 1 != 0)
+}

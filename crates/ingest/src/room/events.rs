@@ -1,0 +1,187 @@
+//! What events do to the recording: begin it, end it, pause it, change what is stored.
+
+use bytes::Bytes;
+use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
+use roomreel_shared::id::RecordingId;
+use roomreel_shared::subject::Writer;
+use roomreel_shared::time::{LogTime, RoomTime};
+use roomreel_shared::window::Final;
+
+use super::{Phase, RoomFold, RoomOutput};
+use crate::roster;
+use crate::track::TrackInput;
+
+impl RoomFold {
+    /// The next event of a writer, in its order; the writer is permitted to write it.
+    pub(super) fn on_event(
+        &mut self,
+        writer: &Writer,
+        event: RoomEvent,
+        time: LogTime,
+        message: Bytes,
+        outputs: &mut Vec<RoomOutput>,
+    ) {
+        match self.phase {
+            Phase::Finished => {}
+            Phase::Ending(..) => {
+                if let EventKind::PublisherGap(_) = event.kind {
+                    self.tell_track(writer, &event.kind, outputs);
+                    self.stored.push((writer.clone(), time, message));
+                }
+            }
+            Phase::Before | Phase::Open if writer.sfu().is_some() => {
+                self.on_sfu_event(writer, &event, time, message, outputs);
+            }
+            Phase::Before | Phase::Open => self.on_control(event, time, message, outputs),
+        }
+    }
+
+    fn on_sfu_event(
+        &mut self,
+        writer: &Writer,
+        event: &RoomEvent,
+        time: LogTime,
+        message: Bytes,
+        outputs: &mut Vec<RoomOutput>,
+    ) {
+        let Some(sfu) = writer.sfu() else { return };
+        if matches!(event.kind, EventKind::RoomCreated { .. }) {
+            self.from_zero = true;
+            let begins = self.spec.from.is_some_and(|from| {
+                from.incarnation == event.incarnation.get() && from.event_no == event.event_no
+            });
+            if begins && self.phase == Phase::Before {
+                self.begin(event.time, time, outputs);
+            }
+        }
+        let end = self.end_of_room(event, time);
+        self.clock.observe(event.time, time);
+        if let Some(key) = roster::track_of(writer, &event.kind)
+            && self.open_track(&key, outputs).is_err()
+        {
+            return;
+        }
+        self.roster.on_sfu_event(sfu, event.time, &event.kind);
+        self.tell_track(writer, &event.kind, outputs);
+        self.update_admissions(outputs);
+        if self.phase == Phase::Before {
+            self.prelude.on_event(writer, time, &event.kind, &message);
+        } else {
+            self.stored.push((writer.clone(), time, message));
+            if let Some(end) = end {
+                self.end(end, outputs);
+            }
+        }
+    }
+
+    fn on_control(&mut self, event: RoomEvent, time: LogTime, message: Bytes, outputs: &mut Vec<RoomOutput>) {
+        if let Some((recording, command)) = command_of(&event.kind) {
+            if *recording != self.spec.recording || !self.roster.is_new_command(command) {
+                return;
+            }
+            let room_time = self.clock.at(time).unwrap_or(event.time);
+            if self.phase == Phase::Before
+                && matches!(event.kind, EventKind::RecordingStarted { .. } | EventKind::RecordingStopped { .. })
+            {
+                self.begin(room_time, time, outputs);
+            }
+        }
+        if self.phase == Phase::Before {
+            return;
+        }
+        self.stored.push((Writer::Control, time, message));
+        match event.kind {
+            EventKind::RecordingPaused { .. } => self.roster.paused = true,
+            EventKind::RecordingResumed { .. } => self.roster.paused = false,
+            EventKind::RecordingStopped { reason, .. } => {
+                let seen = self.clock.newest();
+                // An idle room ended when it was last heard, not when somebody noticed.
+                let heard = if reason == StopReason::Idle { seen } else { self.clock.at(time) };
+                let room_end = heard.unwrap_or(event.time).max(self.room_start);
+                self.end(Final { reason, room_end }, outputs);
+                return;
+            }
+            _ => return,
+        }
+        self.update_admissions(outputs);
+    }
+
+    /// The recording's first moment.
+    fn begin(&mut self, room_start: RoomTime, time: LogTime, outputs: &mut Vec<RoomOutput>) {
+        self.phase = Phase::Open;
+        self.roster.started = true;
+        self.room_start = room_start;
+        self.window_start = time;
+        self.stored = self.prelude.take();
+        self.update_admissions(outputs);
+    }
+
+    fn end_of_room(&self, event: &RoomEvent, time: LogTime) -> Option<Final> {
+        let EventKind::RoomClosed { .. } = event.kind else { return None };
+        let newest = self.clock.newest().unwrap_or(event.time);
+        let believable = event.time >= newest - crate::clock::SLACK && self.clock.is_believable(event.time, time);
+        let room_end = if believable { event.time } else { newest };
+        Some(Final { reason: StopReason::RoomClosed, room_end: room_end.max(self.room_start) })
+    }
+
+    fn end(&mut self, end: Final, outputs: &mut Vec<RoomOutput>) {
+        // What other writers' missing events hold up came before the end.
+        let streams: Vec<_> = self.events.keys().filter(|(writer, _)| writer.sfu().is_some()).cloned().collect();
+        for stream in &streams {
+            if !self.draining.contains(stream) {
+                self.skip_events(stream, outputs);
+            }
+        }
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.phase = Phase::Ending(end, self.now + self.config.gap_after);
+        self.incomplete = self.roster.tracks.keys().cloned().collect();
+        self.unanswered = self.incomplete.clone();
+        for key in &self.incomplete {
+            outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::End));
+        }
+        self.end_if_complete(outputs);
+    }
+
+    /// Seals the last window as soon as nothing is missing.
+    pub(super) fn end_if_complete(&mut self, outputs: &mut Vec<RoomOutput>) {
+        if let Phase::Ending(end, _) = self.phase
+            && self.incomplete.is_empty()
+            && !self.is_waiting()
+        {
+            self.begin_seal(self.now, Some(end), outputs);
+        }
+    }
+
+    fn tell_track(&self, writer: &Writer, kind: &EventKind, outputs: &mut Vec<RoomOutput>) {
+        let Some(key) = roster::track_of(writer, kind) else { return };
+        let Some(track) = self.roster.tracks.get(&key) else { return };
+        let input = match kind {
+            EventKind::ProducerCreated(_) => track.producer.clone().map(TrackInput::Producer),
+            EventKind::ProducerClosed { .. } => Some(TrackInput::Closed),
+            EventKind::PublisherGap(gap) => Some(TrackInput::PublisherGap(gap.clone())),
+            _ => None,
+        };
+        outputs.extend(input.map(|input| RoomOutput::ToTrack(key, input)));
+    }
+
+    /// Tells the tracks whose packets fare differently from here on.
+    fn update_admissions(&mut self, outputs: &mut Vec<RoomOutput>) {
+        for (key, admission) in self.roster.take_changed_admissions() {
+            outputs.push(RoomOutput::ToTrack(key, TrackInput::Admission(admission)));
+        }
+    }
+}
+
+/// The recording and command id of a command.
+fn command_of(kind: &EventKind) -> Option<(&RecordingId, &str)> {
+    match kind {
+        EventKind::RecordingStarted { recording, command, .. }
+        | EventKind::RecordingStopped { recording, command, .. }
+        | EventKind::RecordingPaused { recording, command, .. }
+        | EventKind::RecordingResumed { recording, command, .. }
+        | EventKind::LayoutChanged { recording, command, .. } => Some((recording, command)),
+        _ => None,
+    }
+}

@@ -1,0 +1,799 @@
+//! Pure fold of one track: its batches in log order in, one segment per window out.
+//!
+//! Owns the order of batches within each incarnation, what of them is missing and why, the RTP streams they carry and the key
+//! frame index. Does not own when a window ends, what policy says or what the room's clock is (see [`crate::room`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roomreel_shared::batch::{Incarnation, PacketData, RtpBatch};
+use roomreel_shared::event::{Producer, PublisherGap};
+use roomreel_shared::rtcp;
+use roomreel_shared::rtp::{PacketView, Ssrc};
+use roomreel_shared::time::{LogTime, RoomTime};
+use roomreel_shared::window::{AcceptedReason, Gap, Keyframe, Missing, SealedSegment, SegmentFrames, TrackKey};
+use roomreel_shared::wire;
+
+use crate::config::FoldConfig;
+use crate::keyframe;
+use crate::order::{Held, Order};
+use crate::ranges::Ranges;
+use crate::stream::{Run, Stream};
+
+/// Most incarnations of a track that are remembered; the longest silent goes first.
+const MAX_INCARNATIONS: usize = 16;
+/// Most RTP streams of a track that are remembered; the longest silent goes first.
+const MAX_STREAMS: usize = 64;
+/// Most publisher gaps that are remembered before their turn.
+const MAX_DROPPED: usize = 64;
+/// Most key frames a segment indexes.
+const MAX_KEYFRAMES: usize = 4096;
+/// Key frame requests for one want; an SFU that did not react to them will not.
+const MAX_KEYFRAME_REQUESTS: u32 = 5;
+
+/// A batch of the track as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackBatch {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// When the log stored it.
+    pub time: LogTime,
+    /// The message.
+    pub message: Bytes,
+    /// What the message says.
+    pub batch: RtpBatch,
+    /// The log was read from the room's beginning: an incarnation that begins here began with number 0.
+    pub from_zero: bool,
+}
+
+/// What a track's fold begins from.
+#[derive(Debug, Clone)]
+pub struct OpenTrack {
+    /// Whose.
+    pub key: TrackKey,
+    /// What earlier windows left.
+    pub state: wire::TrackState,
+    /// What becomes of its packets at first.
+    pub admission: Admission,
+    /// Log time at which it begins.
+    pub now: LogTime,
+}
+
+/// What becomes of the track's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// The recording has not begun: numbers are followed, nothing is stored or declared.
+    NotRecording,
+    /// What the track is has not been said: packets wait for it, and after a while are stored if policy allows all kinds.
+    Undecided {
+        /// Policy allows whatever it may be.
+        store: bool,
+    },
+    /// They are stored.
+    Store,
+    /// They are accounted for and not stored (I8).
+    Refuse(AcceptedReason),
+}
+
+/// What a [`TrackFold`] is told, in log order.
+#[derive(Debug, Clone)]
+pub enum TrackInput {
+    /// The next batch.
+    Batch(Arc<TrackBatch>),
+    /// A batch that cannot be folded: its number is spent, its packets are declared damaged.
+    Poisoned(Arc<TrackBatch>),
+    /// What the track is.
+    Producer(Arc<Producer>),
+    /// The publisher closed the track.
+    Closed,
+    /// The publisher dropped packets.
+    PublisherGap(PublisherGap),
+    /// What becomes of packets from here on.
+    Admission(Admission),
+    /// Log time has moved on to this.
+    Clock(LogTime),
+    /// The recording ends here: of what follows, only numbers below those seen are taken.
+    End,
+    /// The window ends here. `last`: so does the recording; nothing is waited for.
+    Seal {
+        /// The recording ends.
+        last: bool,
+    },
+}
+
+/// What a [`TrackFold`] asks for or answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrackOutput {
+    /// Ask the SFU to publish these batches again.
+    RequestReplay {
+        /// By whose numbers.
+        incarnation: Incarnation,
+        /// Batch numbers.
+        ranges: Vec<wire::NumberRange>,
+        /// Counts the requests for them, from 1.
+        attempt: u32,
+    },
+    /// Ask the SFU for a key frame.
+    RequestKeyframe {
+        /// The layer; `None`: all.
+        ssrc: Option<Ssrc>,
+    },
+    /// Answers [`TrackInput::End`], and says later that nothing is missing any more.
+    Ended {
+        /// Nothing is missing.
+        complete: bool,
+    },
+    /// Answers [`TrackInput::Seal`].
+    Sealed(Box<SealedTrack>),
+}
+
+/// A track's part of a window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SealedTrack {
+    /// Its packets, if there are any.
+    pub segment: Option<SealedSegment>,
+    /// What is missing of it.
+    pub gaps: Vec<Gap>,
+    /// What the next window's fold starts from; without what the room knows of the track.
+    pub state: wire::TrackState,
+    /// Batches that wait for earlier ones, and go into a later window.
+    pub held: Vec<Arc<TrackBatch>>,
+    /// Figures for metrics.
+    pub counts: Counts,
+}
+
+/// What happened in a window, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets stored.
+    pub packets: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+    /// Packets stored that are not valid RTP.
+    pub invalid_packets: u64,
+    /// Batches that had come before.
+    pub duplicate_batches: u64,
+    /// Batches that came after their gap was declared.
+    pub late_batches: u64,
+}
+
+impl Counts {
+    /// Adds another track's.
+    pub fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.invalid_packets += other.invalid_packets;
+        self.duplicate_batches += other.duplicate_batches;
+        self.late_batches += other.late_batches;
+    }
+}
+
+/// Where numbering within an incarnation stands.
+#[derive(Debug)]
+struct Numbering {
+    order: Order<Arc<TrackBatch>>,
+    next_packet_no: u64,
+    declared_missing: Ranges,
+    dropped: Vec<wire::DroppedRange>,
+    ended: bool,
+    /// Batches from this number on came after the end of the recording.
+    limit: Option<u64>,
+}
+
+impl Numbering {
+    fn new(next: u64, next_packet_no: u64) -> Self {
+        Self {
+            order: Order::new(next),
+            next_packet_no,
+            declared_missing: Ranges::default(),
+            dropped: Vec::new(),
+            ended: false,
+            limit: None,
+        }
+    }
+}
+
+/// The window being filled.
+#[derive(Debug, Default)]
+struct Open {
+    frames: SegmentFrames,
+    span: Option<(RoomTime, RoomTime)>,
+    keyframes: Vec<Keyframe>,
+    gaps: Vec<Gap>,
+    /// Batches in a row that were refused for one reason.
+    refused: Option<Gap>,
+    counts: Counts,
+}
+
+/// A wish for a key frame.
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    ssrc: Option<Ssrc>,
+    requests: u32,
+}
+
+/// The fold of one track.
+#[derive(Debug)]
+pub struct TrackFold {
+    key: TrackKey,
+    config: FoldConfig,
+    admission: Admission,
+    producer: Option<Arc<Producer>>,
+    now: LogTime,
+    incarnations: BTreeMap<Incarnation, Numbering>,
+    streams: Vec<Stream>,
+    open: Open,
+    want: Option<Want>,
+    requested_at: Option<LogTime>,
+    /// The recording has ended; whether that everything is here has been said.
+    ended: Option<bool>,
+    lost: Vec<(Ssrc, Run)>,
+}
+
+impl TrackFold {
+    /// Begins from what an earlier window left, or from nothing with the default state.
+    #[must_use]
+    pub fn new(open: &OpenTrack, config: FoldConfig) -> Self {
+        let OpenTrack { key, state, admission, now } = open;
+        let incarnations = state
+            .incarnations
+            .iter()
+            .filter_map(|wire| {
+                let mut numbering = Numbering::new(wire.next_batch_no, wire.next_packet_no);
+                numbering.declared_missing = Ranges::from_wire(&wire.declared_missing);
+                numbering.dropped.clone_from(&wire.dropped);
+                numbering.ended = wire.ended;
+                Some((Incarnation::new(wire.incarnation)?, numbering))
+            })
+            .collect();
+        Self {
+            key: key.clone(),
+            config,
+            admission: *admission,
+            producer: state.producer.clone().and_then(|wire| Producer::try_from(wire).ok()).map(Arc::new),
+            now: *now,
+            incarnations,
+            streams: state.streams.iter().map(Stream::from_wire).collect(),
+            open: Open::default(),
+            want: None,
+            requested_at: None,
+            ended: None,
+            lost: Vec::new(),
+        }
+    }
+
+    /// Takes the next input.
+    pub fn on_input(&mut self, input: TrackInput, outputs: &mut Vec<TrackOutput>) {
+        match input {
+            TrackInput::Batch(batch) => self.on_batch(batch),
+            TrackInput::Poisoned(batch) => self.on_poisoned(&batch),
+            TrackInput::Producer(producer) => self.producer = Some(producer),
+            TrackInput::Closed => self.incarnations.values_mut().for_each(|numbering| numbering.ended = true),
+            TrackInput::PublisherGap(gap) => self.on_publisher_gap(&gap),
+            TrackInput::Admission(admission) => self.set_admission(admission),
+            TrackInput::Clock(now) => self.on_clock(now, outputs),
+            TrackInput::End => {
+                for numbering in self.incarnations.values_mut() {
+                    numbering.limit = Some(numbering.order.end());
+                }
+                let complete = !self.is_waiting();
+                self.ended = Some(complete);
+                outputs.push(TrackOutput::Ended { complete });
+            }
+            TrackInput::Seal { last } => {
+                let sealed = self.seal(last);
+                outputs.push(TrackOutput::Sealed(Box::new(sealed)));
+            }
+        }
+        self.request_keyframe(outputs);
+        if self.ended == Some(false) && !self.is_waiting() {
+            self.ended = Some(true);
+            outputs.push(TrackOutput::Ended { complete: true });
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.incarnations.values().any(|numbering| numbering.order.held().next().is_some())
+    }
+
+    fn on_batch(&mut self, batch: Arc<TrackBatch>) {
+        self.now = self.now.max(batch.time);
+        let incarnation = batch.batch.incarnation;
+        let number = batch.batch.batch_no;
+        if !self.incarnations.contains_key(&incarnation) {
+            if self.ended.is_some() {
+                return;
+            }
+            self.begin_incarnation(&batch);
+        }
+        let recording = self.admission != Admission::NotRecording;
+        let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
+        if numbering.limit.is_some_and(|limit| number >= limit) {
+            return;
+        }
+        let stores = matches!(self.admission, Admission::Store | Admission::Undecided { store: true });
+        // What is refused now has been declared missing already.
+        if (stores || !recording) && numbering.declared_missing.take(number) {
+            if stores {
+                self.store(&batch, true);
+            }
+            return;
+        }
+        let held = Held { time: batch.time, sequence: batch.sequence, bytes: batch.message.len(), item: batch };
+        if !numbering.order.hold(number, held) {
+            self.open.counts.duplicate_batches += 1;
+            return;
+        }
+        if !recording && numbering.order.next() < number {
+            // Nobody keeps what came before a recording: such a batch is taken if it comes, and not missed if not.
+            numbering.declared_missing.push(numbering.order.next(), number - 1);
+            numbering.order.skip_to(number);
+        }
+        self.drain(incarnation, false);
+        while self.incarnations.get(&incarnation).is_some_and(|numbering| numbering.order.is_over(&self.config)) {
+            self.give_up(incarnation);
+        }
+    }
+
+    fn begin_incarnation(&mut self, batch: &TrackBatch) {
+        let RtpBatch { incarnation, batch_no, first_packet_no, .. } = batch.batch;
+        if self.admission != Admission::NotRecording {
+            self.declare_unknown_tails();
+        }
+        let from_zero = batch.from_zero && self.admission != Admission::NotRecording;
+        let (next, packet) = if from_zero { (0, 0) } else { (batch_no, first_packet_no) };
+        if self.incarnations.len() >= MAX_INCARNATIONS {
+            let idle = self.incarnations.iter().filter(|(_, numbering)| numbering.order.first_held().is_none());
+            // Of equals the smallest number goes: which one does not matter, that it is the same one does (I3).
+            let oldest = idle.min_by_key(|(_, numbering)| !numbering.ended).or(self.incarnations.first_key_value());
+            if let Some(oldest) = oldest.map(|(incarnation, _)| *incarnation) {
+                self.incarnations.remove(&oldest);
+            }
+        }
+        self.incarnations.insert(incarnation, Numbering::new(next, packet));
+    }
+
+    /// A publisher that began anew without closing the track had stopped: whatever it held last is lost with it.
+    fn declare_unknown_tails(&mut self) {
+        let time = self.last_time().unwrap_or_default();
+        for (incarnation, numbering) in &mut self.incarnations {
+            if numbering.ended || numbering.order.first_held().is_some() {
+                continue;
+            }
+            numbering.ended = true;
+            self.open.gaps.push(Gap {
+                key: self.key.clone(),
+                incarnation: *incarnation,
+                missing: Missing::Accepted {
+                    reason: AcceptedReason::Publisher,
+                    batches: (numbering.order.next(), numbering.order.next()),
+                    packets: (numbering.next_packet_no, None),
+                },
+                span: (time, time),
+            });
+        }
+    }
+
+    fn on_poisoned(&mut self, batch: &Arc<TrackBatch>) {
+        let RtpBatch { incarnation, batch_no, .. } = batch.batch;
+        if !self.incarnations.contains_key(&incarnation) {
+            self.begin_incarnation(batch);
+        }
+        while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
+            if batch_no < numbering.order.next() {
+                numbering.declared_missing.take(batch_no);
+                break;
+            }
+            if numbering.order.next() == batch_no {
+                numbering.order.skip_to(batch_no + 1);
+                numbering.next_packet_no = batch.batch.next_packet_no();
+                self.declare_batch(batch, AcceptedReason::Damaged);
+                break;
+            }
+            if numbering.order.first_held().is_some_and(|(number, _)| number < batch_no) {
+                self.give_up(incarnation);
+            } else {
+                self.resolve_hole(incarnation, batch_no, batch.batch.first_packet_no, batch.batch.packets[0].time);
+            }
+        }
+        self.drain(incarnation, false);
+    }
+
+    fn on_publisher_gap(&mut self, gap: &PublisherGap) {
+        let full = self.incarnations.len() >= MAX_INCARNATIONS || self.ended.is_some();
+        if self.admission == Admission::NotRecording || full && !self.incarnations.contains_key(&gap.incarnation) {
+            return;
+        }
+        let numbering = self.incarnations.entry(gap.incarnation).or_insert_with(|| Numbering::new(0, 0));
+        if gap.batches.1 < numbering.order.next() || numbering.dropped.len() >= MAX_DROPPED {
+            return;
+        }
+        let range = wire::DroppedRange {
+            first_batch_no: gap.batches.0,
+            last_batch_no: gap.batches.1,
+            first_packet_no: gap.packets.0,
+            last_packet_no: gap.packets.1,
+        };
+        let at = numbering.dropped.partition_point(|other| other.first_batch_no < range.first_batch_no);
+        numbering.dropped.insert(at, range);
+        self.drain(gap.incarnation, false);
+    }
+
+    fn set_admission(&mut self, admission: Admission) {
+        let before = self.admission;
+        if before == admission {
+            return;
+        }
+        let decided = !matches!(before, Admission::Undecided { .. });
+        if decided {
+            // What waits came before the change and is judged by what held then.
+            self.settle();
+        }
+        self.admission = admission;
+        self.end_refusal();
+        if admission == Admission::Store {
+            self.want = Some(Want { ssrc: None, requests: 0 });
+        }
+        if decided {
+            self.streams.iter_mut().for_each(Stream::interrupt);
+        } else {
+            self.drain_all(false);
+        }
+    }
+
+    fn on_clock(&mut self, now: LogTime, outputs: &mut Vec<TrackOutput>) {
+        self.now = self.now.max(now);
+        let asks = !matches!(self.admission, Admission::Refuse(_) | Admission::NotRecording);
+        let incarnations: Vec<Incarnation> = self
+            .incarnations
+            .iter()
+            .filter(|(_, numbering)| numbering.order.first_held().is_some())
+            .map(|(incarnation, _)| *incarnation)
+            .collect();
+        for incarnation in incarnations {
+            self.drain(incarnation, false);
+            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.is_given_up(now, &self.config)) {
+                self.give_up(incarnation);
+            }
+            let Some(numbering) = self.incarnations.get_mut(&incarnation).filter(|_| asks) else { continue };
+            if let Some(missing) = numbering.order.replay_due(now, &self.config) {
+                outputs.push(TrackOutput::RequestReplay {
+                    incarnation,
+                    ranges: missing.ranges,
+                    attempt: missing.attempt,
+                });
+            }
+        }
+    }
+
+    /// Declares the first hole, or lets go what waits for a producer.
+    fn give_up(&mut self, incarnation: Incarnation) {
+        let Some(numbering) = self.incarnations.get(&incarnation) else { return };
+        if let Some((number, held)) = numbering.order.first_held() {
+            let (packet, time) = (held.item.batch.first_packet_no, held.item.batch.packets[0].time);
+            self.resolve_hole(incarnation, number, packet, time);
+        }
+        self.drain(incarnation, true);
+    }
+
+    /// Waits for nothing any more.
+    fn settle(&mut self) {
+        let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
+        for incarnation in incarnations {
+            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.first_held().is_some()) {
+                self.give_up(incarnation);
+            }
+        }
+    }
+
+    fn drain_all(&mut self, force: bool) {
+        let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
+        incarnations.into_iter().for_each(|incarnation| self.drain(incarnation, force));
+    }
+
+    /// Accepts what is in order. `force`: also what waits for a producer.
+    fn drain(&mut self, incarnation: Incarnation, force: bool) {
+        let waits = matches!(self.admission, Admission::Undecided { .. }) && !force;
+        while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
+            let next = numbering.order.next();
+            numbering.dropped.retain(|range| range.last_batch_no >= next);
+            if numbering.order.peek_ready().is_none() {
+                if numbering.dropped.first().is_none_or(|range| range.first_batch_no > next) {
+                    return;
+                }
+                self.skip_dropped(incarnation);
+                continue;
+            }
+            let patience = self.config.producer_wait;
+            if waits && numbering.order.peek_ready().is_some_and(|held| self.now < held.time + patience) {
+                return;
+            }
+            let Some(batch) = numbering.order.pop_ready() else { return };
+            let expected = numbering.next_packet_no;
+            let first = batch.batch.first_packet_no;
+            if first < expected {
+                // Its packets would have numbers that others have: not to be believed.
+                self.declare_batch(&batch, AcceptedReason::Damaged);
+                continue;
+            }
+            numbering.next_packet_no = batch.batch.next_packet_no();
+            if first > expected {
+                let number = batch.batch.batch_no;
+                let packets = (expected, Some(first - 1));
+                self.declare(incarnation, AcceptedReason::Publisher, (number, number), packets, batch.batch.packets[0].time);
+            }
+            self.accept(&batch);
+        }
+    }
+
+    /// Declares what the publisher said it dropped, at the place where it is due.
+    fn skip_dropped(&mut self, incarnation: Incarnation) {
+        let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
+        let range = numbering.dropped.remove(0);
+        let next = numbering.order.next();
+        let bound = numbering.order.first_held().map_or(u64::MAX, |(number, _)| number - 1);
+        let last = range.last_batch_no.min(bound);
+        if last < next {
+            return;
+        }
+        let first_packet = numbering.next_packet_no;
+        // A batch that came all the same ends the range, and with it the packets.
+        let last_packet = match numbering.order.first_held() {
+            Some((number, held)) if number <= range.last_batch_no => held.item.batch.first_packet_no.checked_sub(1),
+            _ => Some(range.last_packet_no),
+        };
+        let Some(last_packet) = last_packet.filter(|last| *last >= first_packet) else {
+            numbering.order.skip_to(last.saturating_add(1));
+            return;
+        };
+        numbering.order.skip_to(last.saturating_add(1));
+        numbering.next_packet_no = last_packet.saturating_add(1);
+        let time = self.last_time().unwrap_or_default();
+        let packets = (first_packet, Some(last_packet));
+        self.declare(incarnation, AcceptedReason::Publisher, (next, last), packets, time);
+    }
+
+    /// Declares everything below batch `until`, whose first packet is `packet`.
+    fn resolve_hole(&mut self, incarnation: Incarnation, until: u64, packet: u64, time: RoomTime) {
+        while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
+            let next = numbering.order.next();
+            if next >= until {
+                return;
+            }
+            let dropped = numbering.dropped.first().filter(|range| range.first_batch_no < until).copied();
+            if dropped.is_some_and(|range| range.first_batch_no <= next) {
+                self.skip_dropped(incarnation);
+                continue;
+            }
+            let last = dropped.map_or(until, |range| range.first_batch_no) - 1;
+            let end = dropped.map_or(packet, |range| range.first_packet_no.min(packet));
+            let first = numbering.next_packet_no;
+            numbering.order.skip_to(last + 1);
+            numbering.declared_missing.push(next, last);
+            let reason = match self.admission {
+                Admission::Refuse(reason) => reason,
+                _ => AcceptedReason::Log,
+            };
+            if end > first {
+                numbering.next_packet_no = end;
+                self.declare(incarnation, reason, (next, last), (first, Some(end - 1)), time);
+            } else {
+                // Its neighbours leave no room for packets in it: the numbers contradict each other.
+                self.declare(incarnation, reason, (next, last), (first, None), time);
+            }
+        }
+    }
+
+    /// Packets the publisher had accepted are not here.
+    fn declare(
+        &mut self,
+        incarnation: Incarnation,
+        reason: AcceptedReason,
+        batches: (u64, u64),
+        packets: (u64, Option<u64>),
+        after: RoomTime,
+    ) {
+        self.streams.iter_mut().for_each(Stream::interrupt);
+        let before = self.last_time().unwrap_or(after);
+        let gap = Gap {
+            key: self.key.clone(),
+            incarnation,
+            missing: Missing::Accepted { reason, batches, packets },
+            span: (before.min(after), after.max(before)),
+        };
+        if reason.is_intentional() {
+            self.refuse(gap);
+            return;
+        }
+        if self.admission == Admission::NotRecording {
+            return;
+        }
+        if self.admission == Admission::Store {
+            self.want = Some(Want { ssrc: None, requests: 0 });
+        }
+        self.end_refusal();
+        self.open.gaps.push(gap);
+    }
+
+    fn declare_batch(&mut self, batch: &TrackBatch, reason: AcceptedReason) {
+        let RtpBatch { incarnation, batch_no, first_packet_no, ref packets, .. } = batch.batch;
+        let numbers = (first_packet_no, Some(batch.batch.next_packet_no() - 1));
+        self.declare(incarnation, reason, (batch_no, batch_no), numbers, packets[packets.len() - 1].time);
+    }
+
+    /// Adds to the run of refused batches, or begins one.
+    fn refuse(&mut self, gap: Gap) {
+        if let (Some(run), Missing::Accepted { reason, batches, packets }) = (&mut self.open.refused, &gap.missing)
+            && let Missing::Accepted { reason: run_reason, batches: run_batches, packets: run_packets } = &mut run.missing
+            && run.incarnation == gap.incarnation
+            && run_reason == reason
+            && run_batches.1.checked_add(1) == Some(batches.0)
+            && run_packets.1.and_then(|last| last.checked_add(1)) == Some(packets.0)
+        {
+            run_batches.1 = batches.1;
+            run_packets.1 = packets.1;
+            run.span.1 = run.span.1.max(gap.span.1);
+            return;
+        }
+        self.end_refusal();
+        self.open.refused = Some(gap);
+    }
+
+    fn end_refusal(&mut self) {
+        self.open.gaps.extend(self.open.refused.take());
+    }
+
+    fn accept(&mut self, batch: &TrackBatch) {
+        match self.admission {
+            Admission::NotRecording => {}
+            Admission::Refuse(reason) => self.declare_batch(batch, reason),
+            Admission::Undecided { store: false } => self.declare_batch(batch, AcceptedReason::Policy),
+            Admission::Store | Admission::Undecided { store: true } => self.store(batch, false),
+        }
+    }
+
+    fn store(&mut self, batch: &TrackBatch, late: bool) {
+        self.end_refusal();
+        let open = &mut self.open;
+        open.frames.push(&batch.message, batch.time, late);
+        open.counts.bytes += batch.message.len() as u64;
+        open.counts.packets += batch.batch.packets.len() as u64;
+        open.counts.late_batches += u64::from(late);
+        let packets = &batch.batch.packets;
+        let (first, last) = (packets[0].time, packets[packets.len() - 1].time);
+        open.span = Some(open.span.map_or((first, last), |span| (span.0, last)));
+        for (number, packet) in (batch.batch.first_packet_no..).zip(packets) {
+            match &packet.data {
+                PacketData::Rtp(bytes) => match PacketView::parse(bytes.clone()) {
+                    Ok(view) => self.on_rtp(batch.batch.incarnation, number, &view, packet.time, late),
+                    Err(_) => self.open.counts.invalid_packets += 1,
+                },
+                PacketData::Rtcp(bytes) => {
+                    for report in rtcp::sender_reports(bytes) {
+                        if let Some(stream) = self.streams.iter_mut().find(|s| s.ssrc == report.ssrc).filter(|_| !late) {
+                            stream.on_report(report, packet.time);
+                        }
+                    }
+                }
+            }
+        }
+        let (key, incarnation) = (&self.key, batch.batch.incarnation);
+        self.open.gaps.extend(self.lost.drain(..).map(|(ssrc, run)| network_gap(key, incarnation, ssrc, run)));
+    }
+
+    fn on_rtp(&mut self, incarnation: Incarnation, packet_no: u64, view: &PacketView, time: RoomTime, late: bool) {
+        let ssrc = view.ssrc();
+        let codec = self.producer.as_ref().and_then(|producer| producer.codec(view.payload_type()));
+        let seeks = codec.is_some_and(|codec| keyframe::has_keyframes(&codec.codec));
+        match self.streams.iter().position(|stream| stream.ssrc == ssrc) {
+            Some(at) if late => self.streams[at].on_late_packet(view),
+            Some(at) => self.streams[at].on_packet(view, time, &mut self.lost),
+            None if late => {}
+            None => {
+                if self.streams.len() >= MAX_STREAMS {
+                    let silent = self.streams.iter().enumerate().min_by_key(|(_, stream)| stream.last_time);
+                    if let Some(at) = silent.map(|(at, _)| at) {
+                        self.streams.remove(at);
+                    }
+                }
+                self.streams.push(Stream::new(view, time));
+                if seeks && self.want.is_none() {
+                    self.want = Some(Want { ssrc: Some(ssrc), requests: 0 });
+                }
+            }
+        }
+        let Some(codec) = codec.filter(|_| seeks) else { return };
+        if !keyframe::starts_keyframe(&codec.codec, &view.payload()) {
+            return;
+        }
+        if self.want.is_some_and(|want| want.ssrc.is_none_or(|wanted| wanted == ssrc)) {
+            self.want = None;
+        }
+        let timestamp = view.timestamp();
+        let mut recent = self.open.keyframes.iter().rev().take(8);
+        if self.open.keyframes.len() < MAX_KEYFRAMES && !recent.any(|k| k.ssrc == ssrc && k.timestamp == timestamp) {
+            self.open.keyframes.push(Keyframe { incarnation, packet_no, ssrc, timestamp, time });
+        }
+    }
+
+    fn request_keyframe(&mut self, outputs: &mut Vec<TrackOutput>) {
+        let (Some(want), Some(producer)) = (&mut self.want, &self.producer) else { return };
+        let store = self.admission == Admission::Store && self.ended.is_none();
+        if !store || producer.is_audio || want.requests >= MAX_KEYFRAME_REQUESTS {
+            self.want = None;
+            return;
+        }
+        if self.requested_at.is_none_or(|at| self.now >= at + self.config.keyframe_interval) {
+            want.requests += 1;
+            self.requested_at = Some(self.now);
+            outputs.push(TrackOutput::RequestKeyframe { ssrc: want.ssrc });
+        }
+    }
+
+    /// Receive time of the newest packet; also what a restored fold knows (I3).
+    fn last_time(&self) -> Option<RoomTime> {
+        self.streams.iter().map(|stream| stream.last_time).max()
+    }
+
+    fn seal(&mut self, last: bool) -> SealedTrack {
+        if last {
+            self.settle();
+            let newest = self.incarnations.keys().next_back().copied();
+            for stream in &mut self.streams {
+                stream.end(&mut self.lost);
+            }
+            if let Some(incarnation) = newest {
+                let key = &self.key;
+                self.open.gaps.extend(self.lost.drain(..).map(|(ssrc, run)| network_gap(key, incarnation, ssrc, run)));
+            }
+        }
+        self.end_refusal();
+        let Open { frames, span, keyframes, gaps, refused: _, counts } = std::mem::take(&mut self.open);
+        let segment = span.map(|span| SealedSegment {
+            key: self.key.clone(),
+            frames: frames.seal(),
+            packets: u32::try_from(counts.packets).unwrap_or(u32::MAX),
+            invalid_packets: u32::try_from(counts.invalid_packets).unwrap_or(u32::MAX),
+            span,
+            keyframes,
+        });
+        let incarnations = self
+            .incarnations
+            .iter()
+            .map(|(incarnation, numbering)| wire::IncarnationState {
+                incarnation: incarnation.get(),
+                next_batch_no: numbering.order.next(),
+                next_packet_no: numbering.next_packet_no,
+                declared_missing: numbering.declared_missing.to_wire(),
+                dropped: numbering.dropped.clone(),
+                ended: numbering.ended,
+            })
+            .collect();
+        SealedTrack {
+            segment,
+            gaps,
+            state: wire::TrackState {
+                sfu_id: self.key.sfu.to_string(),
+                track_id: self.key.track.to_string(),
+                incarnations,
+                streams: self.streams.iter().map(Stream::to_wire).collect(),
+                ..Default::default()
+            },
+            held: self.held(),
+            counts,
+        }
+    }
+
+    fn held(&self) -> Vec<Arc<TrackBatch>> {
+        let mut held: Vec<_> =
+            self.incarnations.values().flat_map(|numbering| numbering.order.held()).map(|held| held.item.clone()).collect();
+        held.sort_by_key(|batch| batch.sequence);
+        held
+    }
+}
+
+fn network_gap(key: &TrackKey, incarnation: Incarnation, ssrc: Ssrc, run: Run) -> Gap {
+    let missing = Missing::Network { ssrc, sequences: (run.first, run.last) };
+    Gap { key: key.clone(), incarnation, missing, span: run.span }
+}

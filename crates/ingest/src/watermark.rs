@@ -1,0 +1,61 @@
+//! What each SFU may forget, from what the last committed window carries over.
+
+use std::collections::BTreeMap;
+
+use roomreel_shared::id::{RecordingId, SfuId};
+use roomreel_shared::wire;
+
+/// The watermark of every SFU that has tracks or events in the room.
+#[must_use]
+pub fn watermarks(recording: &RecordingId, window: u64, carry: &wire::CarryOver) -> BTreeMap<SfuId, wire::Watermark> {
+    let mut watermarks = BTreeMap::new();
+    for track in &carry.tracks {
+        let Ok(sfu) = SfuId::new(track.sfu_id.as_str()) else { continue };
+        of(&mut watermarks, sfu).tracks.extend(track.incarnations.iter().map(|state| wire::TrackWatermark {
+            track_id: track.track_id.clone(),
+            incarnation: state.incarnation,
+            next_batch_no: state.next_batch_no,
+        }));
+    }
+    for stream in &carry.event_streams {
+        let Ok(sfu) = SfuId::new(stream.sfu_id.as_str()) else { continue };
+        of(&mut watermarks, sfu).events.push(wire::EventWatermark {
+            incarnation: stream.incarnation,
+            next_event_no: stream.next_event_no,
+        });
+    }
+    for watermark in watermarks.values_mut() {
+        watermark.recording_id = recording.to_string();
+        watermark.window = window;
+    }
+    watermarks
+}
+
+fn of(watermarks: &mut BTreeMap<SfuId, wire::Watermark>, sfu: SfuId) -> &mut wire::Watermark {
+    watermarks.entry(sfu).or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sfu_hears_of_its_own() {
+        let carry = wire::CarryOver {
+            tracks: vec![wire::TrackState {
+                sfu_id: "a".to_owned(),
+                track_id: "cam".to_owned(),
+                incarnations: vec![wire::IncarnationState { incarnation: 7, next_batch_no: 3, ..Default::default() }],
+                ..Default::default()
+            }],
+            event_streams: ["", "a", "b"]
+                .map(|sfu| wire::EventStreamState { sfu_id: sfu.to_owned(), incarnation: 9, next_event_no: 2 })
+                .to_vec(),
+            ..Default::default()
+        };
+        let watermarks = watermarks(&RecordingId::new("r").expect("valid"), 4, &carry);
+        let shape: Vec<_> =
+            watermarks.iter().map(|(sfu, w)| (sfu.as_str(), w.window, w.tracks.len(), w.events.len())).collect();
+        assert_eq!(shape, [("a", 4, 1, 1), ("b", 4, 0, 1)]);
+    }
+}
