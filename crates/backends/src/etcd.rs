@@ -16,9 +16,7 @@ use etcd_client::{
 };
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use roomreel_shared::ports::{
-    Change, Compare, Coordination, CoordinationError, LeaseId, Outcome, Record, Snapshot,
-};
+use roomreel_shared::ports::{Change, Compare, Coordination, CoordinationError, LeaseId, Outcome, Record, Snapshot};
 
 use crate::secret::{Secret, without_credentials};
 
@@ -73,7 +71,21 @@ pub struct Etcd {
     client: Client,
     server: Arc<str>,
     request_timeout: Duration,
-    keepers: Arc<Mutex<HashMap<LeaseId, (LeaseKeeper, LeaseKeepAliveStream)>>>,
+    keepers: Arc<Mutex<HashMap<LeaseId, Keeper>>>,
+}
+
+/// Both halves of a keep-alive stream.
+type Keeper = (LeaseKeeper, LeaseKeepAliveStream);
+
+/// Renews once; gives the seconds left and the stream, or `None` if the lease has gone.
+async fn renew(lease: LeaseId, (mut keeper, mut answers): Keeper) -> Result<Option<(u64, Keeper)>, Error> {
+    keeper.keep_alive().await?;
+    let answer = answers.message().await?;
+    let answer = answer.ok_or_else(|| Error::Internal("the keep-alive stream ended".to_owned()))?;
+    Ok(match u64::try_from(answer.ttl()) {
+        Ok(seconds @ 1..) if answer.id() == lease.0 => Some((seconds, (keeper, answers))),
+        _ => None,
+    })
 }
 
 impl Etcd {
@@ -123,7 +135,7 @@ impl Etcd {
         CoordinationError::Unavailable { server: self.server.to_string(), reason: reason.into() }
     }
 
-    fn keepers(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseId, (LeaseKeeper, LeaseKeepAliveStream)>> {
+    fn keepers(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseId, Keeper>> {
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -248,24 +260,21 @@ impl Coordination for Etcd {
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, CoordinationError> {
         let kept = self.keepers().remove(&lease);
         let renew = async {
-            let (mut keeper, mut answers) = match kept {
-                Some(kept) => kept,
-                None => self.client.lease_client().keep_alive(lease.0).await?,
-            };
-            keeper.keep_alive().await?;
-            let answer = answers.message().await?;
-            let answer = answer.ok_or_else(|| Error::Internal("the keep-alive stream ended".to_owned()))?;
-            Ok(match u64::try_from(answer.ttl()) {
-                Ok(seconds @ 1..) if answer.id() == lease.0 => Some((seconds, keeper, answers)),
-                _ => None,
-            })
+            if let Some(kept) = kept {
+                match renew(lease, kept).await {
+                    // It broke while nobody used it; the lease is asked for on a new one.
+                    Err(error) if !is_lease_lost(&error) => {}
+                    renewed => return renewed,
+                }
+            }
+            renew(lease, self.client.lease_client().keep_alive(lease.0).await?).await
         };
         let lost = CoordinationError::LeaseLost { lease: lease.0 };
         let renewed = tokio::time::timeout(self.request_timeout, renew).await;
         match renewed {
-            Ok(Ok(Some((seconds, keeper, answers)))) => {
+            Ok(Ok(Some((seconds, keeper)))) => {
                 // Only a stream whose every request was answered goes back: a late answer must not pass for the next one.
-                self.keepers().insert(lease, (keeper, answers));
+                self.keepers().insert(lease, keeper);
                 Ok(Duration::from_secs(seconds))
             }
             Ok(Ok(None)) => Err(lost),

@@ -13,6 +13,7 @@
 pub mod etcd;
 pub mod memory;
 pub mod nats;
+pub mod objects;
 pub mod probe;
 pub mod s3;
 pub mod secret;

@@ -7,9 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use roomreel_shared::ports::{
-    Change, Compare, Coordination, CoordinationError, LeaseId, Outcome, Record, Snapshot,
-};
+use roomreel_shared::ports::{Change, Compare, Coordination, CoordinationError, LeaseId, Outcome, Record, Snapshot};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -92,10 +90,8 @@ impl MemoryCoordination {
         act: impl FnOnce(&mut State) -> Result<T, CoordinationError>,
     ) -> Result<T, CoordinationError> {
         let fault = self.faults.strike(operation, target);
-        let unavailable = |reason: &str| CoordinationError::Unavailable {
-            server: "memory".to_owned(),
-            reason: reason.to_owned(),
-        };
+        let unavailable =
+            |reason: &str| CoordinationError::Unavailable { server: "memory".to_owned(), reason: reason.to_owned() };
         under(fault, unavailable, None, async { act(&mut self.shared.now()) }).await
     }
 }
@@ -168,8 +164,7 @@ impl State {
         for change in changes {
             let key = match change {
                 Change::Put(key, value, lease) => {
-                    let create_revision =
-                        self.records.get(&key).map_or(revision, |bound| bound.record.create_revision);
+                    let create_revision = self.records.get(&key).map_or(revision, |bound| bound.record.create_revision);
                     let record = Record { key: key.clone(), value, create_revision, mod_revision: revision };
                     self.records.insert(key.clone(), Bound { record, lease: lease.map(|lease| lease.0) });
                     key

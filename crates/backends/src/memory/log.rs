@@ -306,14 +306,18 @@ impl RoomLog for MemoryLog {
     ) -> Result<BoxStream<'static, Result<LogEntry, LogError>>, LogError> {
         let fault = self.0.faults.strike(Operation::Read, filter.as_str());
         let shard = self.0.shard(shard);
-        let generation = lock(&shard.entries).generation;
+        let (generation, end) = {
+            let entries = lock(&shard.entries);
+            (entries.generation, entries.next_sequence)
+        };
         let reader = Reader {
             log: self.0.clone(),
             changed: shard.changed.subscribe(),
             generation,
             shard,
             filter: filter.clone(),
-            next: from_sequence,
+            // As a broker does: who asks for what is not there yet gets what comes next.
+            next: from_sequence.min(end),
             again: None,
         };
         let entries = stream::unfold(Some(reader), |reader| async {

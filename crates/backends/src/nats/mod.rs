@@ -191,7 +191,7 @@ impl RoomLog for Nats {
         }
         let request = Request::new().headers(headers).payload(entry.payload);
         let answer = self.ask(entry.subject.as_str(), self.config.request_timeout, request).await?;
-        streams::read_acknowledgement(self, &answer.payload)
+        streams::read_acknowledgement(self, &entry.subject, &answer.payload)
     }
 
     async fn read(
@@ -216,7 +216,8 @@ impl Bus for Nats {
             // The client would keep it and send it later, out of date.
             return Err(self.unavailable("not connected"));
         }
-        let call = async { self.client.publish(subject.as_str().to_owned(), payload).await.map_err(|e| self.unavailable(e)) };
+        let call =
+            async { self.client.publish(subject.as_str().to_owned(), payload).await.map_err(|e| self.unavailable(e)) };
         self.limited(subject.as_str(), self.config.request_timeout, call).await
     }
 

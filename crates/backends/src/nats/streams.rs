@@ -6,7 +6,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Error, context::RequestErrorKind};
 use roomreel_shared::ports::{Appended, LogError};
-use roomreel_shared::subject::Shard;
+use roomreel_shared::subject::{Address, Shard, Subject};
 use serde::Serialize;
 
 use super::{Nats, NatsConfig};
@@ -125,9 +125,9 @@ async fn api<T: Serialize, V: serde::de::DeserializeOwned>(
 ) -> Result<Response<V>, LogError> {
     let call = async {
         nats.jetstream.request(subject.to_owned(), payload).await.map_err(|e| match e.kind() {
-            RequestErrorKind::NoResponders => {
-                nats.unavailable("it answers but has no JetStream; start nats-server with -js, or enable it for the account")
-            }
+            RequestErrorKind::NoResponders => nats.unavailable(
+                "it answers but has no JetStream; start nats-server with -js, or enable it for the account",
+            ),
             _ => nats.unavailable(e),
         })
     };
@@ -151,7 +151,9 @@ pub(super) fn refusal(nats: &Nats, shard: Shard, error: &Error) -> LogError {
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum Acknowledgement {
-    Error { error: StoreError },
+    Error {
+        error: StoreError,
+    },
     Stored {
         seq: u64,
         #[serde(default)]
@@ -169,7 +171,7 @@ struct StoreError {
 }
 
 /// Reads the broker's answer to an append.
-pub(super) fn read_acknowledgement(nats: &Nats, payload: &[u8]) -> Result<Appended, LogError> {
+pub(super) fn read_acknowledgement(nats: &Nats, subject: &Subject, payload: &[u8]) -> Result<Appended, LogError> {
     let Ok(answer) = serde_json::from_slice(payload) else {
         return Err(nats.unavailable("the answer to an append is none of JetStream's; does a stream take the subject?"));
     };
@@ -179,12 +181,16 @@ pub(super) fn read_acknowledgement(nats: &Nats, payload: &[u8]) -> Result<Append
             let StoreError { code, err_code, description } = error;
             let reason = format!("{description} ({code}/{err_code})");
             Err(match code {
-                _ if FULL.contains(&err_code) => LogError::Full { stream: "of the subject".to_owned(), reason },
+                _ if FULL.contains(&err_code) => LogError::Full { stream: stream_of(subject), reason },
                 500..=599 | 408 | 429 => nats.unavailable(reason),
                 _ => LogError::Refused { reason },
             })
         }
     }
+}
+
+fn stream_of(subject: &Subject) -> String {
+    Address::parse(subject.as_str()).map_or_else(|_| subject.to_string(), |address| address.shard.stream_name())
 }
 
 #[cfg(test)]

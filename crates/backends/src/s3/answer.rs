@@ -26,7 +26,8 @@ enum Meaning {
 const NO_BUCKET: &str = "there is no such bucket; create it, or correct the bucket's name or the endpoint";
 const NOT_ALLOWED: &str = "access is denied; check the credentials and the permissions on the bucket \
                            (get, put, delete, list, multipart uploads)";
-const WRONG_REGION: &str = "the bucket is in another region, or the endpoint is another store's; correct the region or the endpoint";
+const WRONG_REGION: &str =
+    "the bucket is in another region, or the endpoint is another store's; correct the region or the endpoint";
 
 fn meaning(status: u16, code: &str) -> Meaning {
     match (status, code) {

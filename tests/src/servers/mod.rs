@@ -1,0 +1,10 @@
+//! Real servers on free loopback ports with data in temporary directories, stopped when dropped.
+
+mod etcd;
+mod nats;
+mod process;
+mod s3;
+
+pub use etcd::EtcdServer;
+pub use nats::NatsServer;
+pub use s3::S3Server;

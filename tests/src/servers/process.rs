@@ -1,0 +1,94 @@
+//! A server as a child process that never outlives the test.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::time::{Instant, sleep};
+
+/// How long a server may take to come up, or to go down when asked.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server.
+pub(super) struct Process {
+    child: Child,
+    /// Kills the server when this process goes without dropping anything: it reads from a pipe that ends then.
+    watchdog: Child,
+    name: &'static str,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program`; `package` is what to install where it is missing. Its output goes to a file in `directory`.
+    pub(super) fn start(name: &'static str, package: &str, arguments: &[String], directory: &Path) -> Result<Self> {
+        let log = directory.join("server.log");
+        let output = File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(name);
+        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                bail!("{name} is not installed; install it with: apt-get install -y {package}")
+            }
+            Err(e) => return Err(e).with_context(|| format!("start {name}")),
+        };
+        let script = format!("read line; kill -9 {}", child.id());
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let watchdog = command.spawn().context("start the watchdog")?;
+        Ok(Self { child, watchdog, name, log })
+    }
+
+    /// Polls `ready` until it says so. An error if the server exits or takes too long.
+    pub(super) async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !ready().await {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} exited with {status}:\n{}", self.name, self.output());
+            }
+            ensure!(Instant::now() < deadline, "{} did not come up:\n{}", self.name, self.output());
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(super) fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "send {signal} to {}", self.name);
+        Ok(())
+    }
+
+    /// Asks the server to go and waits until it has.
+    pub(super) async fn terminate(mut self) -> Result<()> {
+        self.signal("TERM")?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "{} did not stop:\n{}", self.name, self.output());
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The watchdog first: afterwards the number could be another process's.
+        for child in [&mut self.watchdog, &mut self.child] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A loopback port nobody listens on now.
+pub(super) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

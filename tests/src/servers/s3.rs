@@ -1,0 +1,176 @@
+//! A bucket behind a real S3 API over HTTP.
+//!
+//! By default s3s-fs in this process: it checks signatures and keeps objects as files. It looks whether an object exists and
+//! then renames, so two conditional writes at once could both succeed; requests with a condition therefore pass one by one
+//! here, as S3 promises. It names a metadata file after the whole key, so keys over about 150 bytes do not fit.
+//! `ROOMREEL_TEST_S3_ENDPOINT`, `…_BUCKET`, `…_REGION`, `…_ACCESS_KEY` and `…_SECRET_KEY` name another S3 to test against.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, anyhow};
+use hyper::body::Incoming;
+use hyper::header::IF_NONE_MATCH;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use roomreel_backends::s3::{S3Config, S3Credentials};
+use roomreel_backends::secret::Secret;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, HttpResponse};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, oneshot};
+
+const ACCESS_KEY: &str = "ROOMREELTESTKEY";
+const SECRET_KEY: &str = "roomreel-test-secret";
+
+/// A bucket. Dropping it stops the server it started.
+pub struct S3Server {
+    config: S3Config,
+    /// Answers 503 to everything while set.
+    down: Arc<AtomicBool>,
+    local: Option<Local>,
+}
+
+struct Local {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    directory: TempDir,
+}
+
+impl S3Server {
+    /// Starts a server with one bucket, or takes the one the environment names.
+    ///
+    /// # Errors
+    /// The environment names half an S3, or no port is free.
+    pub async fn start() -> Result<Self> {
+        let down = Arc::new(AtomicBool::new(false));
+        if let Ok(endpoint) = std::env::var("ROOMREEL_TEST_S3_ENDPOINT") {
+            return Ok(Self { config: external(endpoint)?, down, local: None });
+        }
+        let directory = tempfile::tempdir()?;
+        let bucket = "roomreel-test";
+        std::fs::create_dir(directory.path().join(bucket))?;
+        let service = service(directory.path())?;
+        let (stop, stopped) = oneshot::channel();
+        let (listening, address) = oneshot::channel();
+        let gate = down.clone();
+        // A thread and runtime of its own: a test may pause its clock or block its thread.
+        let thread = std::thread::Builder::new().name("s3".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime for the S3 server");
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    _ = serve(service, gate, listening) => {}
+                }
+            });
+        })?;
+        let address = address.await.context("the S3 server does not listen")?;
+        let config = S3Config {
+            endpoint: Some(format!("http://{address}")),
+            credentials: Some(keys(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
+            path_style: true,
+            ..S3Config::new(bucket, "us-east-1")
+        };
+        let local = Local { stop: Some(stop), thread: Some(thread), directory };
+        Ok(Self { config, down, local: Some(local) })
+    }
+
+    /// How to reach the bucket.
+    #[must_use]
+    pub fn config(&self) -> S3Config {
+        self.config.clone()
+    }
+
+    /// Whether this is the server in this process, whose data can be looked at and whose faults set.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// The bucket's objects as files, where the server is in this process.
+    #[must_use]
+    pub fn directory(&self) -> Option<std::path::PathBuf> {
+        Some(self.local.as_ref()?.directory.path().join(&self.config.bucket))
+    }
+
+    /// Answers 503 to everything until [`S3Server::resume`]; only where the server is in this process.
+    pub fn pause(&self) {
+        self.down.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers again.
+    pub fn resume(&self) {
+        self.down.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keys(access_key_id: String, secret: String) -> S3Credentials {
+    S3Credentials { access_key_id, secret_access_key: Secret::new(secret), session_token: None }
+}
+
+fn external(endpoint: String) -> Result<S3Config> {
+    let variable = |name: &str| {
+        let name = format!("ROOMREEL_TEST_S3_{name}");
+        std::env::var(&name).with_context(|| format!("ROOMREEL_TEST_S3_ENDPOINT is set, {name} is not"))
+    };
+    Ok(S3Config {
+        endpoint: Some(endpoint),
+        credentials: Some(keys(variable("ACCESS_KEY")?, variable("SECRET_KEY")?)),
+        path_style: true,
+        ..S3Config::new(variable("BUCKET")?, variable("REGION").unwrap_or_else(|_| "us-east-1".to_owned()))
+    })
+}
+
+fn service(root: &Path) -> Result<S3Service> {
+    let files = s3s_fs::FileSystem::new(root).map_err(|e| anyhow!("s3s-fs at {}: {e:?}", root.display()))?;
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    Ok(builder.build())
+}
+
+async fn serve(service: S3Service, down: Arc<AtomicBool>, listening: oneshot::Sender<SocketAddr>) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let _ = listening.send(listener.local_addr()?);
+    let conditional = Arc::new(Mutex::new(()));
+    loop {
+        let (socket, _) = listener.accept().await?;
+        let (service, down, conditional) = (service.clone(), down.clone(), conditional.clone());
+        let answer = service_fn(move |request| answer(service.clone(), down.clone(), conditional.clone(), request));
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer);
+        // A connection that breaks is its client's affair.
+        tokio::spawn(async { _ = connection.await });
+    }
+}
+
+async fn answer(
+    service: S3Service,
+    down: Arc<AtomicBool>,
+    conditional: Arc<Mutex<()>>,
+    request: Request<Incoming>,
+) -> Result<HttpResponse, HttpError> {
+    if down.load(Ordering::SeqCst) {
+        let mut response = HttpResponse::new(Body::empty());
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(response);
+    }
+    let _one_by_one = match request.headers().contains_key(IF_NONE_MATCH) {
+        true => Some(conditional.lock().await),
+        false => None,
+    };
+    hyper::service::Service::call(&service, request).await
+}

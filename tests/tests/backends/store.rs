@@ -1,0 +1,246 @@
+//! The object store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use roomreel_backends::memory::faults::{Fault, Operation, Script};
+use roomreel_backends::memory::{MemoryStore, MutationKind};
+use roomreel_backends::objects::DirectoryStore;
+use roomreel_backends::probe;
+use roomreel_backends::s3::{S3Config, S3Store};
+use roomreel_shared::id::{RecordingId, RoomId, TenantId};
+use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError};
+use roomreel_tests::servers::S3Server;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+fn keys(recording: &str) -> RecordingKeys {
+    let room = RoomId::new("all hands/../1").expect("valid");
+    RecordingKeys::new(&TenantId::new("acme").expect("valid"), &room, &RecordingId::new(recording).expect("valid"))
+}
+
+async fn contract(store: &dyn ObjectStore) {
+    objects_are_written_read_and_removed(store).await;
+    one_of_many_creates_succeeds(store).await;
+    uploads_become_objects_once(store).await;
+    listings_are_in_order(store).await;
+    assert!(probe::conditional_create(store, 77).await.expect("asked"), "the store has conditional creates");
+    assert_eq!(store.list("probe/").await.expect("listed"), []);
+}
+
+async fn objects_are_written_read_and_removed(store: &dyn ObjectStore) {
+    let key = keys("objects").recording_json();
+    assert!(matches!(store.get(&key).await, Err(StoreError::NotFound { key: named }) if named == key.as_str()));
+    assert!(matches!(store.size(&key).await, Err(StoreError::NotFound { .. })));
+    store.create(&key, "0123456789".into()).await.expect("created");
+    let again = store.create(&key, "other".into()).await;
+    assert!(matches!(&again, Err(StoreError::AlreadyExists { key: named }) if named == key.as_str()), "{again:?}");
+    assert_eq!(store.get(&key).await.expect("read"), "0123456789");
+    for (range, expected) in [(2..5, "234"), (8..99, "89"), (10..12, ""), (50..60, ""), (3..3, "")] {
+        assert_eq!(store.get_range(&key, range.clone()).await.expect("read"), expected, "{range:?}");
+    }
+    store.put(&key, "replaced".into()).await.expect("written");
+    assert_eq!(store.size(&key).await.expect("asked"), 8);
+    store.delete(&key).await.expect("removed");
+    store.delete(&key).await.expect("removing none is no error");
+    assert!(matches!(store.get(&key).await, Err(StoreError::NotFound { .. })));
+    store.create(&key, Bytes::new()).await.expect("an empty object is one");
+    assert_eq!(store.get(&key).await.expect("read"), "");
+}
+
+async fn one_of_many_creates_succeeds(store: &dyn ObjectStore) {
+    let key = keys("race").window(0);
+    let create = async |number: usize| match store.create(&key, format!("writer {number}").into()).await {
+        Ok(()) => Some(number),
+        Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. }) => None,
+        Err(error) => panic!("{error}"),
+    };
+    let winners: Vec<_> = futures::future::join_all((0..16).map(create)).await.into_iter().flatten().collect();
+    let [winner] = winners[..] else { panic!("{winners:?} all created it") };
+    assert_eq!(store.get(&key).await.expect("read"), format!("writer {winner}"));
+}
+
+async fn uploads_become_objects_once(store: &dyn ObjectStore) {
+    let keys = keys("uploads");
+    let key = keys.window(1);
+    let (first, second) = (Bytes::from(vec![1; MIN_PART_BYTES]), Bytes::from_static(b"the rest"));
+    let whole = Bytes::from([&first[..], &second[..]].concat());
+    let upload = store.begin_upload(&key).await.expect("begun");
+    let late = store.begin_upload(&key).await.expect("two may be under way");
+    // The first part last: the header of a file is known when its end is.
+    let part_2 = store.upload_part(&upload, 2, second.clone()).await.expect("uploaded");
+    let part_1 = store.upload_part(&upload, 1, first).await.expect("uploaded");
+    assert!(matches!(store.get(&key).await, Err(StoreError::NotFound { .. })), "not there before its completion");
+    assert_eq!(store.list(keys.prefix()).await.expect("listed"), []);
+    store.complete_upload(&upload, vec![part_2, part_1]).await.expect("completed");
+    assert_eq!(store.get(&key).await.expect("read"), whole);
+    let part = store.upload_part(&late, 1, second.clone()).await.expect("uploaded");
+    let refused = store.complete_upload(&late, vec![part]).await;
+    assert!(matches!(refused, Err(StoreError::AlreadyExists { .. })), "{refused:?}");
+    assert_eq!(store.size(&key).await.expect("asked"), whole.len() as u64);
+    store.abort_upload(&late).await.expect("dropped");
+    let dropped = store.begin_upload(&keys.window(2)).await.expect("begun");
+    store.upload_part(&dropped, 1, second).await.expect("uploaded");
+    store.abort_upload(&dropped).await.expect("dropped");
+    let listed: Vec<_> = store.list(keys.prefix()).await.expect("listed").into_iter().map(|l| l.key).collect();
+    assert_eq!(listed, [key]);
+}
+
+async fn listings_are_in_order(store: &dyn ObjectStore) {
+    let keys = keys("list");
+    for number in [3, 0, 10, 1] {
+        store.create(&keys.window(number), vec![0; number as usize].into()).await.expect("created");
+    }
+    store.put(&keys.recording_json(), "{}".into()).await.expect("written");
+    let listed = store.list(&keys.windows_prefix()).await.expect("listed");
+    let found: Vec<_> = listed.iter().map(|l| (keys.window_number(&l.key).expect("a window"), l.size)).collect();
+    assert_eq!(found, [(0, 0), (1, 1), (3, 3), (10, 10)]);
+    let tens = store.list(&format!("{}0000001", keys.windows_prefix())).await.expect("listed");
+    assert_eq!(tens.len(), 1, "a prefix need not end at a slash");
+    let prefix = keys.prefix();
+    let names = store.list_directory(prefix).await.expect("listed");
+    assert_eq!(names, [keys.recording_json().as_str().to_owned(), keys.windows_prefix()]);
+    assert_eq!(store.list("nothing/here/").await.expect("listed"), []);
+    assert_eq!(store.list_directory("nothing/here/").await.expect("listed"), Vec::<String>::new());
+}
+
+/// What a listing of more than one page must find.
+async fn assert_lists_all(store: &dyn ObjectStore, keys: &RecordingKeys, windows: u64) {
+    let listed = store.list(&keys.windows_prefix()).await.expect("listed");
+    let numbers: Vec<_> = listed.iter().filter_map(|l| keys.window_number(&l.key)).collect();
+    assert!(numbers.iter().copied().eq(0..windows), "{} of {windows}", numbers.len());
+    assert_eq!(store.list_directory(&keys.windows_prefix()).await.expect("listed").len() as u64, windows);
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    let store = MemoryStore::new().with_history();
+    contract(&store).await;
+    assert_eq!(store.open_uploads(), 0);
+    let keys = keys("many");
+    for number in 0..1100 {
+        store.create(&keys.window(number), Bytes::new()).await.expect("created");
+    }
+    assert_lists_all(&store, &keys, 1100).await;
+    let history = store.history();
+    let created = |key: &Key| history.iter().filter(|m| m.key == *key && m.kind == MutationKind::Created).count();
+    assert_eq!(created(&self::keys("race").window(0)), 1);
+}
+
+/// Objects as files, written beside the store: what is listed is what lies there.
+fn write_windows(directory: &std::path::Path, keys: &RecordingKeys, windows: u64) {
+    std::fs::create_dir_all(directory.join(keys.windows_prefix())).expect("created");
+    for number in 0..windows {
+        std::fs::write(directory.join(keys.window(number).as_str()), b"x").expect("written");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_keeps_the_contract() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = DirectoryStore::open(directory.path().join("new")).expect("opened");
+    contract(&store).await;
+    assert_eq!(
+        store.presign_get(&keys("objects").recording_json(), Duration::from_secs(60)).await.expect("asked"),
+        None
+    );
+    let keys = keys("many");
+    write_windows(&directory.path().join("new"), &keys, 1100);
+    assert_lists_all(&store, &keys, 1100).await;
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"").expect("written");
+    let error = DirectoryStore::open(&file).err().expect("it is no directory").to_string();
+    assert!(error.contains(&file.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn s3_keeps_the_contract() {
+    let server = S3Server::start().await.expect("an S3 starts");
+    let store = S3Store::connect(server.config()).await.expect("connected");
+    contract(&store).await;
+    let keys = keys("many");
+    if let Some(directory) = server.directory() {
+        write_windows(&directory, &keys, 1100);
+        assert_lists_all(&store, &keys, 1100).await;
+    }
+}
+
+/// The whole answer to a plain GET of `url`, as a stranger sends it.
+async fn get(url: &str) -> String {
+    let (host, path) = url["http://".len()..].split_once('/').expect("a path");
+    let mut stream = TcpStream::connect(host).await.expect("connected");
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
+
+#[tokio::test]
+async fn a_presigned_url_gives_the_object_to_whoever_has_it() {
+    let server = S3Server::start().await.expect("an S3 starts");
+    let store = S3Store::connect(server.config()).await.expect("connected");
+    let key = keys("presigned").recording_json();
+    store.create(&key, "for you".into()).await.expect("created");
+    let url = store.presign_get(&key, Duration::from_secs(60)).await.expect("signed").expect("S3 has such URLs");
+    if !url.starts_with("http://") {
+        return;
+    }
+    assert!(get(&url).await.ends_with("for you"));
+    let forged = url.replace("recording.json", "policy.json");
+    assert!(get(&forged).await.contains("SignatureDoesNotMatch"), "another key is not signed for");
+    assert!(matches!(
+        store.presign_get(&key, Duration::from_secs(8 * 24 * 3600)).await,
+        Err(StoreError::Refused { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_named() {
+    let server = S3Server::start().await.expect("an S3 starts");
+    let missing = S3Config { bucket: "no-such-bucket".to_owned(), ..server.config() };
+    let error = S3Store::connect(missing).await.err().expect("refused");
+    assert!(error.is_permanent() && error.to_string().contains("no-such-bucket"), "{error}");
+    assert!(error.to_string().contains("create it"), "{error}");
+    let mut stranger = server.config();
+    stranger.credentials.as_mut().expect("the test has keys").secret_access_key = "wrong".to_owned().into();
+    let error = S3Store::connect(stranger).await.err().expect("refused");
+    assert!(error.is_permanent() && error.to_string().contains("credentials"), "{error}");
+    if !server.is_local() {
+        return;
+    }
+    let store = S3Store::connect(server.config()).await.expect("connected");
+    server.pause();
+    let key = keys("down").window(0);
+    let down = store.create(&key, "x".into()).await.expect_err("the store is down");
+    assert!(matches!(down, StoreError::Unavailable { .. }), "{down}");
+    server.resume();
+    store.create(&key, "x".into()).await.expect("nothing was left of the first");
+    let config = server.config();
+    drop(server);
+    let gone = S3Store::connect(config.clone()).await.err().expect("nobody listens");
+    let endpoint = config.endpoint.expect("the test has one");
+    assert!(matches!(&gone, StoreError::Unavailable { .. }) && gone.to_string().contains(&endpoint), "{gone}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn scripted_faults_do_what_they_say() {
+    let script = Script::new();
+    let honest = MemoryStore::new();
+    let store = honest.clone().with_faults(Arc::new(script.clone()));
+    let keys = keys("faults");
+    for fault in [Fault::FailBefore, Fault::LoseAnswer, Fault::Conflict, Fault::Hang] {
+        script.push(Operation::Create, fault);
+    }
+    let unavailable = |answer: Result<(), StoreError>| matches!(answer, Err(StoreError::Unavailable { .. }));
+    assert!(unavailable(store.create(&keys.window(0), "x".into()).await));
+    assert!(matches!(honest.get(&keys.window(0)).await, Err(StoreError::NotFound { .. })));
+    assert!(unavailable(store.create(&keys.window(0), "x".into()).await));
+    assert_eq!(honest.get(&keys.window(0)).await.expect("it had been created"), "x");
+    assert!(matches!(store.create(&keys.window(1), "x".into()).await, Err(StoreError::Conflict { .. })));
+    assert!(unavailable(store.create(&keys.window(1), "x".into()).await));
+    store.create(&keys.window(1), "x".into()).await.expect("no fault is left");
+    assert_eq!(script.remaining(), 0);
+}

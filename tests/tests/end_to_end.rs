@@ -1,0 +1,81 @@
+//! A room through real NATS, etcd and S3: published, folded, rendered, joined, audited and watched.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use roomreel_compositor::{CompositorConfig, CompositorNode};
+use roomreel_coordinator::{Coordinator, CoordinatorConfig};
+use roomreel_ingest::{IngestConfig, IngestNode};
+use roomreel_sfu::synthetic::{Network, SyntheticRoom, SyntheticSpec};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::id::NodeId;
+use roomreel_shared::recording::State;
+use roomreel_tests::cluster::TestCluster;
+use roomreel_tests::{audit, room};
+
+const SHARDS: u32 = 4;
+
+fn node(id: &str) -> NodeId {
+    NodeId::new(id).expect("a literal that can be spelled")
+}
+
+/// Two thirds of HD, half the frames: what a busy test machine renders without falling behind.
+fn composite() -> CompositeSpec {
+    CompositeSpec { width: 640, height: 360, fps: 30, ..CompositeSpec::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_becomes_a_composite_and_nothing_is_lost() -> Result<()> {
+    let cluster = TestCluster::start().await?;
+    let ports = cluster.ports().await?;
+    let coordinator = Coordinator::start(
+        cluster.ports().await?,
+        CoordinatorConfig {
+            window: Duration::from_secs(2),
+            composites: vec![composite()],
+            ..CoordinatorConfig::new(node("coordinator"), SHARDS)
+        },
+    )
+    .await?;
+    let ingest = IngestNode::start(cluster.ports().await?, IngestConfig::new(node("ingest"))).await?;
+    let compositor = CompositorNode::start(cluster.ports().await?, CompositorConfig::new(node("compositor"))).await?;
+
+    let spec = SyntheticSpec {
+        duration: Duration::from_secs(12),
+        participants: 2,
+        width: 320,
+        height: 180,
+        video_bits_per_second: 200_000,
+        network: Network { loss: 0.0, ..Network::default() },
+        ..SyntheticSpec::new(room::room("weekly/all.hands*"), room::now())
+    };
+    let publisher = room::publisher(&ports, SHARDS);
+    room::publish(&publisher, SyntheticRoom::new(spec.clone())?, 1.0).await?;
+    let recording = room::final_recording(&*ports.store, &spec.room, Duration::from_secs(60)).await?;
+    ensure!(recording.state == State::Complete, "{}: {}", recording.id, recording.reason);
+    ensure!(!recording.incomplete, "nothing was lost, yet the recording calls itself incomplete");
+
+    let keys = room::keys(&recording);
+    let log = audit::read_log(&*ports.log, &recording.tenant, &spec.room, SHARDS).await?;
+    let recorded = audit::read_recording(&*ports.store, &keys).await?;
+    let verdict = audit::require_everything_once(&log, &recorded)?;
+    ensure!(verdict.published > 500, "the room was hardly published: {verdict}");
+    let slices = audit::require_contiguous_slices(&*ports.store, &keys, &composite().id).await?;
+    ensure!(slices >= 3, "{slices} slices of a room of 12 s");
+
+    let directory = tempfile::tempdir()?;
+    let file = room::download_composite(&*ports.store, &recording, &composite(), directory.path()).await?;
+    room::require_format(&file, &composite(), spec.duration.as_secs_f64())?;
+    roomreel_tests::watch::decode_without_warning(&file)?;
+    for (peer, offsets) in room::beep_flash_offsets(&file, &spec, &composite())? {
+        let worst = offsets.iter().copied().map(f64::abs).fold(0.0, f64::max);
+        ensure!(!offsets.is_empty() && worst <= 40.0, "{peer}: beeps lie {offsets:?} ms from flashes");
+    }
+    println!("{verdict}; {slices} slices");
+    publisher.flush().await?;
+    compositor.drain().await;
+    ingest.drain().await;
+    coordinator.drain().await;
+    Ok(())
+}
