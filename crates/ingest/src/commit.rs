@@ -53,9 +53,7 @@ pub fn after_read_back(answer: Result<Bytes, StoreError>, ours: Hash, epoch: u64
         // The nonce is part of the object: an equal hash is our own write.
         Ok(object) if Hash::of(&object) == ours => Step::Done,
         Ok(object) => match Window::parse(object) {
-            Ok(window) if window.header.epoch > epoch => {
-                Step::Fenced { held: epoch, current: window.header.epoch }
-            }
+            Ok(window) if window.header.epoch > epoch => Step::Fenced { held: epoch, current: window.header.epoch },
             Ok(window) => Step::Adopt(Box::new(window)),
             // A truncated read, or an object nobody of us wrote: not to be built upon.
             Err(_) => Step::ReadBackLater,

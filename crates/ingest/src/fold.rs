@@ -46,12 +46,7 @@ impl Fold {
     ///
     /// # Errors
     /// As [`RoomFold::resume`].
-    pub fn resume(
-        spec: FoldSpec,
-        identity: Identity,
-        config: FoldConfig,
-        last: &Window,
-    ) -> Result<Self, ResumeError> {
+    pub fn resume(spec: FoldSpec, identity: Identity, config: FoldConfig, last: &Window) -> Result<Self, ResumeError> {
         let mut outputs = Vec::new();
         let room = RoomFold::resume(spec, identity, config, last, &mut outputs)?;
         let mut fold = Self { room, tracks: BTreeMap::new(), config };

@@ -27,11 +27,11 @@ use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{Final, Hash, Header, TrackKey, Window};
 use roomreel_shared::wire;
 
+use self::prelude::Prelude;
 use crate::clock::RoomClock;
 use crate::config::FoldConfig;
 use crate::order::{Held, Order};
 use crate::roster::{MAX_TRACKS, Roster};
-use self::prelude::Prelude;
 use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
 
 /// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
@@ -285,8 +285,8 @@ impl RoomFold {
                 "" => Writer::Control,
                 sfu => Writer::Sfu(SfuId::new(sfu)?),
             };
-            let incarnation =
-                Incarnation::new(stream.incarnation).ok_or(ResumeError::Field { field: "event_streams.incarnation" })?;
+            let incarnation = Incarnation::new(stream.incarnation)
+                .ok_or(ResumeError::Field { field: "event_streams.incarnation" })?;
             fold.events.insert((writer, incarnation), Order::new(stream.next_event_no));
         }
         for state in &carry.tracks {
@@ -476,9 +476,7 @@ impl RoomFold {
             return Err(DamagedReason::WrongPlace { named: entry.subject, expected });
         }
         match (address.entry, address.writer) {
-            (Entry::Media(track), Writer::Sfu(sfu)) => {
-                self.on_media(TrackKey { sfu, track }, entry, again, outputs)
-            }
+            (Entry::Media(track), Writer::Sfu(sfu)) => self.on_media(TrackKey { sfu, track }, entry, again, outputs),
             (Entry::Media(_), Writer::Control) => {
                 Err(DamagedReason::NotPermitted { writer: "the coordinator".to_owned() })
             }
@@ -556,7 +554,12 @@ impl RoomFold {
         }
         let permitted = event.kind.is_control() == (stream.0 == Writer::Control);
         let number = event.event_no;
-        let held = Held { time: entry.time, sequence: entry.sequence, bytes: entry.payload.len(), item: (event, entry.payload) };
+        let held = Held {
+            time: entry.time,
+            sequence: entry.sequence,
+            bytes: entry.payload.len(),
+            item: (event, entry.payload),
+        };
         if let Some(order) = self.events.get_mut(&stream) {
             let is_new = order.hold(number, held);
             if is_new && self.phase == Phase::Before && stream.0 == Writer::Control {

@@ -54,7 +54,7 @@ impl Stream {
     pub(crate) fn on_packet(&mut self, packet: &PacketView, time: RoomTime, lost: &mut Vec<(Ssrc, Run)>) {
         let extended = self.highest.extend(packet.sequence_number());
         let ahead = extended.0.cast_signed() - self.highest.0.cast_signed();
-        if ahead <= 0 && ahead >= -MAX_DROPOUT {
+        if (-MAX_DROPOUT..=0).contains(&ahead) {
             self.fill(extended.0);
             self.last_time = self.last_time.max(time);
             return;

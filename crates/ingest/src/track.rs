@@ -3,10 +3,14 @@
 //! Owns the order of batches within each incarnation, what of them is missing and why, the RTP streams they carry and the key
 //! frame index. Does not own when a window ends, what policy says or what the room's clock is (see [`crate::room`]).
 
+mod gaps;
+mod message;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use roomreel_shared::batch::{Incarnation, PacketData, RtpBatch};
 use roomreel_shared::event::{Producer, PublisherGap};
 use roomreel_shared::rtcp;
@@ -21,6 +25,8 @@ use crate::order::{Held, Order};
 use crate::ranges::Ranges;
 use crate::stream::{Run, Stream};
 
+pub use message::{Admission, Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
+
 /// Most incarnations of a track that are remembered; the longest silent goes first.
 const MAX_INCARNATIONS: usize = 16;
 /// Most RTP streams of a track that are remembered; the longest silent goes first.
@@ -31,143 +37,6 @@ const MAX_DROPPED: usize = 64;
 const MAX_KEYFRAMES: usize = 4096;
 /// Key frame requests for one want; an SFU that did not react to them will not.
 const MAX_KEYFRAME_REQUESTS: u32 = 5;
-
-/// A batch of the track as it stands in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrackBatch {
-    /// Its place in the log.
-    pub sequence: u64,
-    /// When the log stored it.
-    pub time: LogTime,
-    /// The message.
-    pub message: Bytes,
-    /// What the message says.
-    pub batch: RtpBatch,
-    /// The log was read from the room's beginning: an incarnation that begins here began with number 0.
-    pub from_zero: bool,
-}
-
-/// What a track's fold begins from.
-#[derive(Debug, Clone)]
-pub struct OpenTrack {
-    /// Whose.
-    pub key: TrackKey,
-    /// What earlier windows left.
-    pub state: wire::TrackState,
-    /// What becomes of its packets at first.
-    pub admission: Admission,
-    /// Log time at which it begins.
-    pub now: LogTime,
-}
-
-/// What becomes of the track's packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
-    /// The recording has not begun: numbers are followed, nothing is stored or declared.
-    NotRecording,
-    /// What the track is has not been said: packets wait for it, and after a while are stored if policy allows all kinds.
-    Undecided {
-        /// Policy allows whatever it may be.
-        store: bool,
-    },
-    /// They are stored.
-    Store,
-    /// They are accounted for and not stored (I8).
-    Refuse(AcceptedReason),
-}
-
-/// What a [`TrackFold`] is told, in log order.
-#[derive(Debug, Clone)]
-pub enum TrackInput {
-    /// The next batch.
-    Batch(Arc<TrackBatch>),
-    /// A batch that cannot be folded: its number is spent, its packets are declared damaged.
-    Poisoned(Arc<TrackBatch>),
-    /// What the track is.
-    Producer(Arc<Producer>),
-    /// The publisher closed the track.
-    Closed,
-    /// The publisher dropped packets.
-    PublisherGap(PublisherGap),
-    /// What becomes of packets from here on.
-    Admission(Admission),
-    /// Log time has moved on to this.
-    Clock(LogTime),
-    /// The recording ends here: of what follows, only numbers below those seen are taken.
-    End,
-    /// The window ends here. `last`: so does the recording; nothing is waited for.
-    Seal {
-        /// The recording ends.
-        last: bool,
-    },
-}
-
-/// What a [`TrackFold`] asks for or answers.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TrackOutput {
-    /// Ask the SFU to publish these batches again.
-    RequestReplay {
-        /// By whose numbers.
-        incarnation: Incarnation,
-        /// Batch numbers.
-        ranges: Vec<wire::NumberRange>,
-        /// Counts the requests for them, from 1.
-        attempt: u32,
-    },
-    /// Ask the SFU for a key frame.
-    RequestKeyframe {
-        /// The layer; `None`: all.
-        ssrc: Option<Ssrc>,
-    },
-    /// Answers [`TrackInput::End`], and says later that nothing is missing any more.
-    Ended {
-        /// Nothing is missing.
-        complete: bool,
-    },
-    /// Answers [`TrackInput::Seal`].
-    Sealed(Box<SealedTrack>),
-}
-
-/// A track's part of a window.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SealedTrack {
-    /// Its packets, if there are any.
-    pub segment: Option<SealedSegment>,
-    /// What is missing of it.
-    pub gaps: Vec<Gap>,
-    /// What the next window's fold starts from; without what the room knows of the track.
-    pub state: wire::TrackState,
-    /// Batches that wait for earlier ones, and go into a later window.
-    pub held: Vec<Arc<TrackBatch>>,
-    /// Figures for metrics.
-    pub counts: Counts,
-}
-
-/// What happened in a window, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Packets stored.
-    pub packets: u64,
-    /// Bytes stored.
-    pub bytes: u64,
-    /// Packets stored that are not valid RTP.
-    pub invalid_packets: u64,
-    /// Batches that had come before.
-    pub duplicate_batches: u64,
-    /// Batches that came after their gap was declared.
-    pub late_batches: u64,
-}
-
-impl Counts {
-    /// Adds another track's.
-    pub fn add(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.invalid_packets += other.invalid_packets;
-        self.duplicate_batches += other.duplicate_batches;
-        self.late_batches += other.late_batches;
-    }
-}
 
 /// Where numbering within an incarnation stands.
 #[derive(Debug)]
@@ -354,27 +223,6 @@ impl TrackFold {
         self.incarnations.insert(incarnation, Numbering::new(next, packet));
     }
 
-    /// A publisher that began anew without closing the track had stopped: whatever it held last is lost with it.
-    fn declare_unknown_tails(&mut self) {
-        let time = self.last_time().unwrap_or_default();
-        for (incarnation, numbering) in &mut self.incarnations {
-            if numbering.ended || numbering.order.first_held().is_some() {
-                continue;
-            }
-            numbering.ended = true;
-            self.open.gaps.push(Gap {
-                key: self.key.clone(),
-                incarnation: *incarnation,
-                missing: Missing::Accepted {
-                    reason: AcceptedReason::Publisher,
-                    batches: (numbering.order.next(), numbering.order.next()),
-                    packets: (numbering.next_packet_no, None),
-                },
-                span: (time, time),
-            });
-        }
-    }
-
     fn on_poisoned(&mut self, batch: &Arc<TrackBatch>) {
         let RtpBatch { incarnation, batch_no, .. } = batch.batch;
         if !self.incarnations.contains_key(&incarnation) {
@@ -521,127 +369,16 @@ impl TrackFold {
             if first > expected {
                 let number = batch.batch.batch_no;
                 let packets = (expected, Some(first - 1));
-                self.declare(incarnation, AcceptedReason::Publisher, (number, number), packets, batch.batch.packets[0].time);
+                self.declare(
+                    incarnation,
+                    AcceptedReason::Publisher,
+                    (number, number),
+                    packets,
+                    batch.batch.packets[0].time,
+                );
             }
             self.accept(&batch);
         }
-    }
-
-    /// Declares what the publisher said it dropped, at the place where it is due.
-    fn skip_dropped(&mut self, incarnation: Incarnation) {
-        let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
-        let range = numbering.dropped.remove(0);
-        let next = numbering.order.next();
-        let bound = numbering.order.first_held().map_or(u64::MAX, |(number, _)| number - 1);
-        let last = range.last_batch_no.min(bound);
-        if last < next {
-            return;
-        }
-        let first_packet = numbering.next_packet_no;
-        // A batch that came all the same ends the range, and with it the packets.
-        let last_packet = match numbering.order.first_held() {
-            Some((number, held)) if number <= range.last_batch_no => held.item.batch.first_packet_no.checked_sub(1),
-            _ => Some(range.last_packet_no),
-        };
-        let Some(last_packet) = last_packet.filter(|last| *last >= first_packet) else {
-            numbering.order.skip_to(last.saturating_add(1));
-            return;
-        };
-        numbering.order.skip_to(last.saturating_add(1));
-        numbering.next_packet_no = last_packet.saturating_add(1);
-        let time = self.last_time().unwrap_or_default();
-        let packets = (first_packet, Some(last_packet));
-        self.declare(incarnation, AcceptedReason::Publisher, (next, last), packets, time);
-    }
-
-    /// Declares everything below batch `until`, whose first packet is `packet`.
-    fn resolve_hole(&mut self, incarnation: Incarnation, until: u64, packet: u64, time: RoomTime) {
-        while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
-            let next = numbering.order.next();
-            if next >= until {
-                return;
-            }
-            let dropped = numbering.dropped.first().filter(|range| range.first_batch_no < until).copied();
-            if dropped.is_some_and(|range| range.first_batch_no <= next) {
-                self.skip_dropped(incarnation);
-                continue;
-            }
-            let last = dropped.map_or(until, |range| range.first_batch_no) - 1;
-            let end = dropped.map_or(packet, |range| range.first_packet_no.min(packet));
-            let first = numbering.next_packet_no;
-            numbering.order.skip_to(last + 1);
-            numbering.declared_missing.push(next, last);
-            let reason = match self.admission {
-                Admission::Refuse(reason) => reason,
-                _ => AcceptedReason::Log,
-            };
-            if end > first {
-                numbering.next_packet_no = end;
-                self.declare(incarnation, reason, (next, last), (first, Some(end - 1)), time);
-            } else {
-                // Its neighbours leave no room for packets in it: the numbers contradict each other.
-                self.declare(incarnation, reason, (next, last), (first, None), time);
-            }
-        }
-    }
-
-    /// Packets the publisher had accepted are not here.
-    fn declare(
-        &mut self,
-        incarnation: Incarnation,
-        reason: AcceptedReason,
-        batches: (u64, u64),
-        packets: (u64, Option<u64>),
-        after: RoomTime,
-    ) {
-        self.streams.iter_mut().for_each(Stream::interrupt);
-        let before = self.last_time().unwrap_or(after);
-        let gap = Gap {
-            key: self.key.clone(),
-            incarnation,
-            missing: Missing::Accepted { reason, batches, packets },
-            span: (before.min(after), after.max(before)),
-        };
-        if reason.is_intentional() {
-            self.refuse(gap);
-            return;
-        }
-        if self.admission == Admission::NotRecording {
-            return;
-        }
-        if self.admission == Admission::Store {
-            self.want = Some(Want { ssrc: None, requests: 0 });
-        }
-        self.end_refusal();
-        self.open.gaps.push(gap);
-    }
-
-    fn declare_batch(&mut self, batch: &TrackBatch, reason: AcceptedReason) {
-        let RtpBatch { incarnation, batch_no, first_packet_no, ref packets, .. } = batch.batch;
-        let numbers = (first_packet_no, Some(batch.batch.next_packet_no() - 1));
-        self.declare(incarnation, reason, (batch_no, batch_no), numbers, packets[packets.len() - 1].time);
-    }
-
-    /// Adds to the run of refused batches, or begins one.
-    fn refuse(&mut self, gap: Gap) {
-        if let (Some(run), Missing::Accepted { reason, batches, packets }) = (&mut self.open.refused, &gap.missing)
-            && let Missing::Accepted { reason: run_reason, batches: run_batches, packets: run_packets } = &mut run.missing
-            && run.incarnation == gap.incarnation
-            && run_reason == reason
-            && run_batches.1.checked_add(1) == Some(batches.0)
-            && run_packets.1.and_then(|last| last.checked_add(1)) == Some(packets.0)
-        {
-            run_batches.1 = batches.1;
-            run_packets.1 = packets.1;
-            run.span.1 = run.span.1.max(gap.span.1);
-            return;
-        }
-        self.end_refusal();
-        self.open.refused = Some(gap);
-    }
-
-    fn end_refusal(&mut self) {
-        self.open.gaps.extend(self.open.refused.take());
     }
 
     fn accept(&mut self, batch: &TrackBatch) {
@@ -671,7 +408,8 @@ impl TrackFold {
                 },
                 PacketData::Rtcp(bytes) => {
                     for report in rtcp::sender_reports(bytes) {
-                        if let Some(stream) = self.streams.iter_mut().find(|s| s.ssrc == report.ssrc).filter(|_| !late) {
+                        if let Some(stream) = self.streams.iter_mut().find(|s| s.ssrc == report.ssrc).filter(|_| !late)
+                        {
                             stream.on_report(report, packet.time);
                         }
                     }
@@ -786,8 +524,12 @@ impl TrackFold {
     }
 
     fn held(&self) -> Vec<Arc<TrackBatch>> {
-        let mut held: Vec<_> =
-            self.incarnations.values().flat_map(|numbering| numbering.order.held()).map(|held| held.item.clone()).collect();
+        let mut held: Vec<_> = self
+            .incarnations
+            .values()
+            .flat_map(|numbering| numbering.order.held())
+            .map(|held| held.item.clone())
+            .collect();
         held.sort_by_key(|batch| batch.sequence);
         held
     }

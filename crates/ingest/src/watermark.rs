@@ -19,10 +19,9 @@ pub fn watermarks(recording: &RecordingId, window: u64, carry: &wire::CarryOver)
     }
     for stream in &carry.event_streams {
         let Ok(sfu) = SfuId::new(stream.sfu_id.as_str()) else { continue };
-        of(&mut watermarks, sfu).events.push(wire::EventWatermark {
-            incarnation: stream.incarnation,
-            next_event_no: stream.next_event_no,
-        });
+        of(&mut watermarks, sfu)
+            .events
+            .push(wire::EventWatermark { incarnation: stream.incarnation, next_event_no: stream.next_event_no });
     }
     for watermark in watermarks.values_mut() {
         watermark.recording_id = recording.to_string();

@@ -71,7 +71,12 @@ async fn last_window(store: &dyn ObjectStore, keys: &RecordingKeys) -> Result<Op
 }
 
 /// Commits a window; tries until what stands under its key is known.
-pub(crate) async fn commit(store: Arc<dyn ObjectStore>, key: Key, window: Box<SealedWindow>, metrics: Arc<Metrics>) -> Committed {
+pub(crate) async fn commit(
+    store: Arc<dyn ObjectStore>,
+    key: Key,
+    window: Box<SealedWindow>,
+    metrics: Arc<Metrics>,
+) -> Committed {
     let span = tracing::info_span!(
         "commit window",
         %key,

@@ -7,5 +7,7 @@ pub(crate) mod chain;
 pub(crate) mod herald;
 pub(crate) mod reader;
 pub(crate) mod room;
+mod slot;
+#[cfg(test)]
+mod tests;
 pub(crate) mod track;
-

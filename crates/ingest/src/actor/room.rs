@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use roomreel_shared::cluster::{FoldSpec, Progress};
 use roomreel_shared::id::{NodeId, SfuId};
 use roomreel_shared::key::RecordingKeys;
@@ -19,17 +19,16 @@ use tokio_util::task::AbortOnDropHandle;
 use super::chain::{self, Committed, Loaded};
 use super::herald::Herald;
 use super::reader::{self, Budget, Paid};
+use super::slot::Slot;
 use super::track::{TrackActor, TrackArguments};
 use crate::config::FoldConfig;
 use crate::metrics::Metrics;
 use crate::room::{Identity, RoomFold, RoomOutput, SealedWindow};
-use crate::track::{OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
+use crate::track::{OpenTrack, TrackOutput};
 use crate::watermark::watermarks;
 
 /// How often the room speaks up without a cause.
 const BEAT: Duration = Duration::from_secs(1);
-/// Restarts over one input before it counts as poison.
-const POISON_AFTER: u32 = 3;
 
 /// What a room's actor begins with.
 pub(crate) struct RoomArguments {
@@ -62,19 +61,6 @@ pub(crate) enum RoomMessage {
     Beat,
     /// Commit what there is and leave.
     Drain,
-}
-
-/// A running track.
-struct Slot {
-    actor: ActorRef<TrackInput>,
-    generation: u64,
-    /// What it began the window with.
-    open: OpenTrack,
-    /// What it was told since; kept so that it can begin again.
-    journal: Vec<TrackInput>,
-    handled: Arc<AtomicUsize>,
-    /// Failures, and the input they happened at.
-    failures: (u32, usize),
 }
 
 /// The fold and everything that stands and falls with it.
@@ -147,8 +133,7 @@ impl Actor for RoomActor {
     ) -> Result<Self::State, ActorProcessingErr> {
         let RoomArguments { ports, node, config, budget, spec, epoch, metrics, load } = arguments;
         metrics.rooms.add(1, &[]);
-        let herald =
-            Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), epoch, myself.clone());
+        let herald = Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), epoch, myself.clone());
         let mut state = RoomState {
             keys: RecordingKeys::new(&spec.tenant, &spec.room, &spec.recording),
             ports,
@@ -270,7 +255,8 @@ impl RoomState {
             None => RoomFold::new(self.spec.clone(), identity, self.config),
             Some(last) => {
                 if last.header.epoch > self.epoch {
-                    return Ok(self.step_down(myself, last.header.epoch));
+                    self.step_down(myself, last.header.epoch);
+                    return Ok(());
                 }
                 let fold = RoomFold::resume(self.spec.clone(), identity, self.config, &last, &mut outputs)?;
                 self.incomplete |= is_incomplete(&last.header);
@@ -290,8 +276,7 @@ impl RoomState {
             return Ok(());
         }
         let (log, spec, budget) = (self.ports.log.clone(), self.spec.clone(), self.budget.clone());
-        let reading =
-            reader::read(log, spec, fold.position(), budget, myself.clone(), self.generation);
+        let reading = reader::read(log, spec, fold.position(), budget, myself.clone(), self.generation);
         self.folding = Some(Folding {
             fold,
             tracks: BTreeMap::new(),
@@ -362,10 +347,8 @@ impl RoomState {
                 }
                 RoomOutput::RequestKeyframe { key, ssrc } => {
                     let request = format!("{}-{}", key.track, self.beats);
-                    let command = wire::RequestKeyframe {
-                        track_id: key.track.to_string(),
-                        ssrc: ssrc.map_or(0, |ssrc| ssrc.0),
-                    };
+                    let command =
+                        wire::RequestKeyframe { track_id: key.track.to_string(), ssrc: ssrc.map_or(0, |ssrc| ssrc.0) };
                     self.herald.command(&key.sfu, request, wire::sfu_command::Command::RequestKeyframe(command));
                 }
                 RoomOutput::Damaged(damaged) => {
@@ -396,8 +379,7 @@ impl RoomState {
         let (actor, _) = TrackActor::spawn_linked(None, TrackActor, arguments, myself.get_cell()).await?;
         let Some(folding) = &mut self.folding else { return Ok(()) };
         let key = open.key.clone();
-        let slot =
-            Slot { actor, generation: self.tracks_begun, open, journal: Vec::new(), handled, failures: (0, 0) };
+        let slot = Slot { actor, generation: self.tracks_begun, open, journal: Vec::new(), handled, failures: (0, 0) };
         folding.tracks.insert(key, slot);
         Ok(())
     }
@@ -411,23 +393,14 @@ impl RoomState {
         let Some(mut failed) = self.folding.as_mut().and_then(|folding| folding.tracks.remove(key)) else {
             return Ok(());
         };
-        let at = failed.handled.load(Ordering::Acquire);
-        let (count, before) = failed.failures;
-        let mut failures = (if at == before { count + 1 } else { 1 }, at);
-        if failures.0 >= POISON_AFTER
-            && let Some(TrackInput::Batch(batch)) = failed.journal.get(at)
-        {
-            tracing::error!(track = %key.track, sequence = batch.sequence, "a batch cannot be folded and is left out");
-            failed.journal[at] = TrackInput::Poisoned(batch.clone());
-            failures = (0, at);
-        }
+        failed.on_failed();
         self.open_track(myself, failed.open).await?;
         if let Some(slot) = self.folding.as_mut().and_then(|folding| folding.tracks.get_mut(key)) {
             for input in &failed.journal {
                 let _ = slot.actor.cast(input.clone());
             }
             slot.journal = failed.journal;
-            slot.failures = failures;
+            slot.failures = failed.failures;
         }
         Ok(())
     }
@@ -491,7 +464,8 @@ impl RoomState {
             }
             Committed::Fenced { held, current } => {
                 debug_assert_eq!(held, self.epoch);
-                return Ok(self.step_down(myself, current));
+                self.step_down(myself, current);
+                return Ok(());
             }
         };
         self.metrics.on_committed(window.counts, &window.header.gaps, latency);
@@ -612,29 +586,6 @@ impl RoomState {
                 _ => 0,
             },
         });
-    }
-}
-
-impl Slot {
-    /// The window's part is given: the next one begins from it.
-    fn on_sealed(&mut self, part: &SealedTrack) {
-        let sealed = self.journal.iter().position(|input| matches!(input, TrackInput::Seal { .. }));
-        let told: Vec<TrackInput> = self.journal.drain(..=sealed.unwrap_or(0)).collect();
-        for input in &told {
-            match input {
-                TrackInput::Admission(admission) => self.open.admission = *admission,
-                TrackInput::Producer(producer) => self.open.state.producer = Some((&**producer).into()),
-                _ => {}
-            }
-        }
-        let producer = self.open.state.producer.take();
-        self.open.state = wire::TrackState { producer, ..part.state.clone() };
-        let held: Vec<Arc<TrackBatch>> = part.held.clone();
-        // What waits comes again before what followed the seal, as if it had been told then.
-        self.handled.fetch_sub(told.len(), Ordering::AcqRel);
-        self.handled.fetch_add(held.len(), Ordering::AcqRel);
-        self.journal.splice(0..0, held.into_iter().map(TrackInput::Batch));
-        self.failures = (0, 0);
     }
 }
 

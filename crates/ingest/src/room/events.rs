@@ -47,9 +47,10 @@ impl RoomFold {
         let Some(sfu) = writer.sfu() else { return };
         if matches!(event.kind, EventKind::RoomCreated { .. }) {
             self.from_zero = true;
-            let begins = self.spec.from.is_some_and(|from| {
-                from.incarnation == event.incarnation.get() && from.event_no == event.event_no
-            });
+            let begins = self
+                .spec
+                .from
+                .is_some_and(|from| from.incarnation == event.incarnation.get() && from.event_no == event.event_no);
             if begins && self.phase == Phase::Before {
                 self.begin(event.time, time, outputs);
             }

@@ -1,0 +1,62 @@
+//! A track as its room's actor sees it: what it began the window with and what it was told since, so that it can begin again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ractor::ActorRef;
+use roomreel_shared::wire;
+
+use crate::track::{OpenTrack, SealedTrack, TrackBatch, TrackInput};
+
+/// Restarts over one input before it counts as poison.
+const POISON_AFTER: u32 = 3;
+
+/// A running track.
+pub(super) struct Slot {
+    pub(super) actor: ActorRef<TrackInput>,
+    pub(super) generation: u64,
+    /// What it began the window with.
+    pub(super) open: OpenTrack,
+    /// What it was told since; kept so that it can begin again.
+    pub(super) journal: Vec<TrackInput>,
+    pub(super) handled: Arc<AtomicUsize>,
+    /// Failures, and the input they happened at.
+    pub(super) failures: (u32, usize),
+}
+
+impl Slot {
+    /// The window's part is given: the next one begins from it.
+    pub(super) fn on_sealed(&mut self, part: &SealedTrack) {
+        let sealed = self.journal.iter().position(|input| matches!(input, TrackInput::Seal { .. }));
+        let told: Vec<TrackInput> = self.journal.drain(..=sealed.unwrap_or(0)).collect();
+        for input in &told {
+            match input {
+                TrackInput::Admission(admission) => self.open.admission = *admission,
+                TrackInput::Producer(producer) => self.open.state.producer = Some((&**producer).into()),
+                _ => {}
+            }
+        }
+        let producer = self.open.state.producer.take();
+        self.open.state = wire::TrackState { producer, ..part.state.clone() };
+        let held: Vec<Arc<TrackBatch>> = part.held.clone();
+        // What waits comes again before what followed the seal, as if it had been told then.
+        self.handled.fetch_sub(told.len(), Ordering::AcqRel);
+        self.handled.fetch_add(held.len(), Ordering::AcqRel);
+        self.journal.splice(0..0, held.into_iter().map(TrackInput::Batch));
+        self.failures = (0, 0);
+    }
+
+    /// The actor failed: counts it against the input it failed at, which at the third time is poison and left out.
+    pub(super) fn on_failed(&mut self) {
+        let at = self.handled.load(Ordering::Acquire);
+        let (count, before) = self.failures;
+        self.failures = (if at == before { count + 1 } else { 1 }, at);
+        if self.failures.0 >= POISON_AFTER
+            && let Some(TrackInput::Batch(batch)) = self.journal.get(at)
+        {
+            tracing::error!(track = %self.open.key.track, sequence = batch.sequence, "a batch cannot be folded and is left out");
+            self.journal[at] = TrackInput::Poisoned(batch.clone());
+            self.failures = (0, at);
+        }
+    }
+}
