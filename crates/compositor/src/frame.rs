@@ -76,7 +76,9 @@ impl Picture {
         for index in 0..3 {
             // SAFETY: the frame is allocated as long as `frame` lives; its fields are plain values.
             let (data, stride) = unsafe { ((*frame.as_ptr()).data[index], (*frame.as_ptr()).linesize[index]) };
-            if data.is_null() || usize::try_from(stride).map_or(true, |stride| stride < plane_size(width, height, index).0) {
+            if data.is_null()
+                || usize::try_from(stride).map_or(true, |stride| stride < plane_size(width, height, index).0)
+            {
                 return None;
             }
         }
@@ -123,7 +125,9 @@ impl Picture {
             Pixels::Frame(frame) => {
                 let (columns, rows) = self.plane_size(index);
                 // SAFETY: checked in `from_frame`; libavcodec allocates whole rows, and nothing writes to a frame it has handed out.
-                unsafe { std::slice::from_raw_parts(plane_pointer(frame, index), frame.stride(index) * (rows - 1) + columns) }
+                unsafe {
+                    std::slice::from_raw_parts(plane_pointer(frame, index), frame.stride(index) * (rows - 1) + columns)
+                }
             }
             Pixels::Planes(planes) => &planes[index],
         }

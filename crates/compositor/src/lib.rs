@@ -17,6 +17,7 @@ pub mod node;
 pub mod paint;
 pub mod playlist;
 pub mod render;
+pub mod render_job;
 pub mod slice_schedule;
 pub mod timeline;
 pub mod track;

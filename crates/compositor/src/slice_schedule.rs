@@ -91,7 +91,8 @@ impl SliceSchedule {
         for segment in &window.segments {
             // Media of a track nobody announced is not waited for.
             if let Some(seen) = self.live.get_mut(&segment.key) {
-                *seen = if segment.last_time > seen.room { Seen { room: segment.last_time, log: self.log } } else { *seen };
+                *seen =
+                    if segment.last_time > seen.room { Seen { room: segment.last_time, log: self.log } } else { *seen };
             }
         }
         if let Some(end) = header.end {

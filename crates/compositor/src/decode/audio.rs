@@ -1,10 +1,10 @@
 //! Audio decoders.
 
-use ffmpeg_the_third as ffmpeg;
 use ffmpeg::codec::Context;
 use ffmpeg::format::sample::{Sample, Type};
 use ffmpeg::software::resampling;
-use ffmpeg::{ChannelLayout, ffi, frame};
+use ffmpeg::{ChannelLayout, ChannelLayoutMask, ffi, frame};
+use ffmpeg_the_third as ffmpeg;
 use roomreel_shared::event::Codec;
 
 use super::video::is_again;
@@ -18,6 +18,8 @@ const OUTPUT: Sample = Sample::F32(Type::Packed);
 const MAX_PACKET_BYTES: usize = 64 * 1024;
 /// Longest loss that is concealed with sound rather than silence, in samples per channel: 120 ms.
 const MAX_CONCEALED: usize = 5760;
+/// Samples per channel that the resampler may give out beyond a packet's own: what its filter held back.
+const RESAMPLER_SLACK: usize = 256;
 /// A sound that is broken off fades over this many samples per channel: 5 ms.
 const FADE: usize = 240;
 
@@ -172,7 +174,8 @@ impl AudioDecoder {
             }
         };
         let expected = frame.samples() * self.ratio;
-        let mut resampled = frame::Audio::empty();
+        // An empty frame would be given room for as many samples as went in, not for as many as come out.
+        let mut resampled = frame::Audio::new(OUTPUT, expected + RESAMPLER_SLACK, ChannelLayoutMask::STEREO);
         resampler.run(frame, &mut resampled).map_err(|error| damaged(&self.codec, error))?;
         let given = resampled.samples();
         self.ahead += given as i64 - expected as i64;

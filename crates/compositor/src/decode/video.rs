@@ -1,10 +1,10 @@
 //! Video decoders.
 
-use ffmpeg_the_third as ffmpeg;
 use ffmpeg::codec::{Context, threading};
 use ffmpeg::format::Pixel;
 use ffmpeg::software::scaling;
 use ffmpeg::{ffi, frame};
+use ffmpeg_the_third as ffmpeg;
 use roomreel_shared::event::Codec;
 
 use super::{Error, silence_libav};
@@ -152,7 +152,9 @@ fn open(codec: &Codec) -> Result<ffmpeg::decoder::Opened, Error> {
 /// Whether libavcodec knows that references were missing.
 fn is_damaged(frame: &frame::Video) -> bool {
     // SAFETY: the frame is allocated; these are plain fields of it.
-    unsafe { (*frame.as_ptr()).flags & ffi::AV_FRAME_FLAG_CORRUPT as i32 != 0 || (*frame.as_ptr()).decode_error_flags != 0 }
+    unsafe {
+        (*frame.as_ptr()).flags & ffi::AV_FRAME_FLAG_CORRUPT as i32 != 0 || (*frame.as_ptr()).decode_error_flags != 0
+    }
 }
 
 /// Whether libavcodec asks for more input, or for its output to be taken first.

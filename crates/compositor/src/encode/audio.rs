@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
-use ffmpeg_the_third as ffmpeg;
 use ffmpeg::codec::Context;
 use ffmpeg::format::sample::{Sample as Format, Type};
 use ffmpeg::{ChannelLayout, ffi, frame};
+use ffmpeg_the_third as ffmpeg;
 
 use super::grid::AAC_FRAME;
 use super::{Error, Sample};

@@ -1,10 +1,10 @@
 //! One slice of H.264.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use ffmpeg_the_third as ffmpeg;
 use ffmpeg::codec::Context;
 use ffmpeg::format::Pixel;
 use ffmpeg::{Dictionary, Rational, ffi, frame};
+use ffmpeg_the_third as ffmpeg;
 use roomreel_shared::composite::CompositeSpec;
 
 use super::grid::{REORDER_TICKS, TICKS_PER_FRAME};
@@ -46,7 +46,8 @@ impl SliceEncoder {
             (*context).time_base = ffi::AVRational { num: 1, den: spec.fps as i32 };
             (*context).framerate = ffi::AVRational { num: spec.fps as i32, den: 1 };
             (*context).color_primaries = ffi::AVColorPrimaries::from(ffmpeg::color::Primaries::SMPTE170M);
-            (*context).color_trc = ffi::AVColorTransferCharacteristic::from(ffmpeg::color::TransferCharacteristic::SMPTE170M);
+            (*context).color_trc =
+                ffi::AVColorTransferCharacteristic::from(ffmpeg::color::TransferCharacteristic::SMPTE170M);
         }
         let mut options = Dictionary::new();
         options.set("preset", "veryfast");

@@ -14,9 +14,9 @@ pub use tables::{SampleTable, faststart_header};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
 use mp4_atom::{
-    Audio, Avc1, Avcc, AvccExt, Codec, Colr, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Esds, FourCC, Ftyp, Hdlr, Mdhd, Mdia, Mfhd, Minf, Moof,
-    Moov, Mp4a, Mvex, Mvhd, Smhd, Stbl, Stco, Stsd, Styp, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun, TrunEntry, Url, Visual,
-    Vmhd,
+    Audio, Avc1, Avcc, AvccExt, Codec, Colr, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Esds, FourCC, Ftyp, Hdlr,
+    Mdhd, Mdia, Mfhd, Minf, Moof, Moov, Mp4a, Mvex, Mvhd, Smhd, Stbl, Stco, Stsd, Styp, Tfdt, Tfhd, Tkhd, Traf, Trak,
+    Trex, Trun, TrunEntry, Url, Visual, Vmhd,
 };
 
 use crate::encode::{AudioConfig, EncodedSlice, REORDER_TICKS, Sample, VideoConfig};
@@ -69,7 +69,10 @@ pub fn fragment(slice: &EncodedSlice) -> Bytes {
     let moof = build(build(0).len());
     let media: usize = tracks.iter().flat_map(|(_, samples)| samples.iter()).map(|sample| sample.data.len()).sum();
     let mut bytes = BytesMut::with_capacity(moof.len() + media + 64);
-    put(&mut bytes, &Styp { major_brand: FourCC::new(b"msdh"), minor_version: 0, compatible_brands: brands(&[b"msdh", b"cmfs"]) });
+    put(
+        &mut bytes,
+        &Styp { major_brand: FourCC::new(b"msdh"), minor_version: 0, compatible_brands: brands(&[b"msdh", b"cmfs"]) },
+    );
     bytes.put_slice(&moof);
     bytes.put_u32(u32::try_from(media + 8).expect("a slice is far below 2 GiB"));
     bytes.put_slice(b"mdat");
@@ -94,7 +97,10 @@ fn traf(track_id: u32, first: &Sample, samples: &[Sample], data_offset: i32) -> 
             ..Tfhd::default()
         },
         tfdt: Some(Tfdt { base_media_decode_time: u64::try_from(first.dts).unwrap_or(0) }),
-        trun: vec![Trun { data_offset: Some(data_offset), samples: samples.iter().map(entry).collect::<Vec<_>>().into() }],
+        trun: vec![Trun {
+            data_offset: Some(data_offset),
+            samples: samples.iter().map(entry).collect::<Vec<_>>().into(),
+        }],
         ..Traf::default()
     }
 }
@@ -112,16 +118,13 @@ struct Track {
 }
 
 fn video_track(config: &VideoConfig) -> Track {
-    let mut avcc = Avcc::new(&config.sps, &config.pps).expect("the encoder's parameter sets are checked when it is opened");
+    let mut avcc =
+        Avcc::new(&config.sps, &config.pps).expect("the encoder's parameter sets are checked when it is opened");
     // Profiles above Main say what they are made of (ISO/IEC 14496-15 §5.3.3.1.2).
     avcc.ext = (avcc.avc_profile_indication >= 100).then(AvccExt::default);
     let visual = Visual { data_reference_index: 1, width: config.width, height: config.height, ..Visual::default() };
-    let colr = Colr::Nclx {
-        colour_primaries: 6,
-        transfer_characteristics: 6,
-        matrix_coefficients: 6,
-        full_range_flag: false,
-    };
+    let colr =
+        Colr::Nclx { colour_primaries: 6, transfer_characteristics: 6, matrix_coefficients: 6, full_range_flag: false };
     Track {
         tkhd: Tkhd {
             track_id: VIDEO_TRACK,
@@ -136,17 +139,8 @@ fn video_track(config: &VideoConfig) -> Track {
         hdlr: Hdlr { handler: FourCC::new(b"vide"), name: "video".to_owned() },
         vmhd: Some(Vmhd::default()),
         smhd: None,
-        codec: Avc1 {
-            visual,
-            avcc,
-            btrt: None,
-            colr: Some(colr),
-            pasp: None,
-            taic: None,
-            fiel: None,
-            spatial: None,
-        }
-        .into(),
+        codec: Avc1 { visual, avcc, btrt: None, colr: Some(colr), pasp: None, taic: None, fiel: None, spatial: None }
+            .into(),
     }
 }
 
@@ -159,7 +153,12 @@ fn audio_track(config: &AudioConfig) -> Track {
         dec_specific: Some(DecoderSpecific { raw: config.specific.to_vec(), ..DecoderSpecific::default() }),
         ..DecoderConfig::default()
     };
-    let es_desc = EsDescriptor { es_id: AUDIO_TRACK as u16, dec_config: decoder, sl_config: SLConfig {}, ..EsDescriptor::default() };
+    let es_desc = EsDescriptor {
+        es_id: AUDIO_TRACK as u16,
+        dec_config: decoder,
+        sl_config: SLConfig {},
+        ..EsDescriptor::default()
+    };
     let audio = Audio {
         data_reference_index: 1,
         channel_count: u16::from(config.channels),

@@ -54,10 +54,12 @@ fn read(moof: &Moof, moof_at: usize, object: &Bytes) -> Result<EncodedSlice, Err
         let mut dts = i64::try_from(base).map_err(error)?;
         for trun in &traf.trun {
             let offset = trun.data_offset.and_then(|offset| usize::try_from(offset).ok());
-            let mut at = offset.and_then(|offset| moof_at.checked_add(offset)).ok_or_else(|| error("a run has no offset"))?;
+            let mut at =
+                offset.and_then(|offset| moof_at.checked_add(offset)).ok_or_else(|| error("a run has no offset"))?;
             for entry in trun.samples.iter() {
                 let size = entry.size.ok_or_else(|| error("a sample has no size"))?;
-                let duration = entry.duration.or(traf.tfhd.default_sample_duration).ok_or_else(|| error("no durations"))?;
+                let duration =
+                    entry.duration.or(traf.tfhd.default_sample_duration).ok_or_else(|| error("no durations"))?;
                 let flags = entry.flags.or(traf.tfhd.default_sample_flags).unwrap_or(0);
                 let end = at.checked_add(size as usize).filter(|&end| end <= object.len());
                 let end = end.ok_or_else(|| error("a sample lies beyond its end"))?;

@@ -1,9 +1,7 @@
 //! The header of a whole file: where each of its samples is.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use mp4_atom::{
-    Co64, Ctts, CttsEntry, Stbl, Stco, Stsc, StscEntry, Stss, Stsz, StszSamples, Stts, SttsEntry,
-};
+use mp4_atom::{Co64, Ctts, CttsEntry, Stbl, Stco, Stsc, StscEntry, Stss, Stsz, StszSamples, Stts, SttsEntry};
 
 use super::{audio_track, file_type, movie, put, video_track};
 use crate::encode::{AudioConfig, REORDER_TICKS, Sample, VideoConfig};

@@ -51,17 +51,36 @@ fn slices_of_two_encoders_make_one_stream_and_one_file() {
         let mut shown: Vec<_> = video.iter().map(|packet| packet.0).collect();
         shown.sort_unstable();
         let steps: Vec<_> = shown.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(shown[0] == 0 && steps.iter().all(|&step| step == 1000), "I5: no hole, no overlap: {:?} {steps:?}", shown[0]);
+        assert!(
+            shown[0] == 0 && steps.iter().all(|&step| step == 1000),
+            "I5: no hole, no overlap: {:?} {steps:?}",
+            shown[0]
+        );
         let audio = packets(path, "a");
-        assert!(audio.iter().enumerate().all(|(index, packet)| packet.0 == index as i64 * 1024), "I5: frames lie on the grid");
+        assert!(
+            audio.iter().enumerate().all(|(index, packet)| packet.0 == index as i64 * 1024),
+            "I5: frames lie on the grid"
+        );
         assert_eq!(audio.len() as u64, ((19 * 30 + 17) * 1600_u64).div_ceil(1024));
     }
     assert_eq!(packets(&stream, "v"), packets(&file, "v"), "joined without encoding again");
     assert_eq!(packets(&stream, "a"), packets(&file, "a"));
 
     let entries = "stream=codec_name,profile,width,height,avg_frame_rate,sample_rate,channels,color_space,start_pts";
-    let streams = run("ffprobe", &["-v", "warning", "-show_entries", entries, "-of", "default=nk=0:nw=1", "FILE"], &file);
-    let expected = ["h264", "High", "width=320", "height=180", "avg_frame_rate=30/1", "smpte170m", "aac", "LC", "48000", "channels=2"];
+    let streams =
+        run("ffprobe", &["-v", "warning", "-show_entries", entries, "-of", "default=nk=0:nw=1", "FILE"], &file);
+    let expected = [
+        "h264",
+        "High",
+        "width=320",
+        "height=180",
+        "avg_frame_rate=30/1",
+        "smpte170m",
+        "aac",
+        "LC",
+        "48000",
+        "channels=2",
+    ];
     assert!(expected.iter().all(|entry| streams.contains(entry)), "{streams}");
     assert_eq!(streams.matches("start_pts=0").count(), 2, "sound and picture begin together: {streams}");
 

@@ -88,7 +88,8 @@ pub fn sound(file: &Path, to: &Path) -> Vec<f32> {
 
 /// `(pts, dts, size)` of every packet of a stream, in the order of the file.
 pub fn packets(file: &Path, stream: &str) -> Vec<(i64, i64, u64)> {
-    let entries = ["-v", "warning", "-select_streams", stream, "-show_entries", "packet=pts,dts,size", "-of", "csv=p=0", "FILE"];
+    let entries =
+        ["-v", "warning", "-select_streams", stream, "-show_entries", "packet=pts,dts,size", "-of", "csv=p=0", "FILE"];
     let text = run("ffprobe", &entries, file);
     let number = |field: Option<&str>| field.and_then(|field| field.parse::<i64>().ok()).expect("a number");
     text.lines()

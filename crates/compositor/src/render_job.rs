@@ -1,0 +1,465 @@
+//! One render, step by step: windows from the bucket through the render core, slices, playlist, file and documents back into it.
+//!
+//! Owns the order of these writes, so that a process that is killed anywhere leaves something its successor goes on from: a slice
+//! exists before the playlist names it, the file and the documents come last, and "finished" is said after everything is there.
+//! Does not own when a step is made or made again (see [`crate::actor`]), nor what a slice looks like ([`crate::render`]).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use roomreel_shared::cluster::{RenderJob, RenderProgress, render_key, render_progress_key};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::id::{CompositeId, NodeId};
+use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::ports::{Change, Compare, CoordinationError, Outcome, Ports, StoreError};
+use roomreel_shared::window::{self, Window};
+use time::OffsetDateTime;
+
+use crate::documents::Documents;
+use crate::encode::{EncodedSlice, VideoConfig};
+use crate::join::{Join, Joiner, OutOfOrder};
+use crate::mux::{self, fragment, init_segment, parse_fragment};
+use crate::playlist::Playlist;
+use crate::render::{self, RenderCore};
+
+/// Why a step did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bucket did not do what was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The coordination store did not do what was asked.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
+    /// A window object is damaged.
+    #[error("window {number}: {source}")]
+    Window {
+        /// Which.
+        number: u64,
+        /// How.
+        source: window::Error,
+    },
+    /// The render cannot go on.
+    #[error(transparent)]
+    Render(#[from] render::Error),
+    /// An object in a slice's place is none.
+    #[error("slice {number}: {source}")]
+    Slice {
+        /// Which.
+        number: u64,
+        /// Why not.
+        source: mux::Error,
+    },
+    /// Slices do not follow each other (I5).
+    #[error(transparent)]
+    OutOfOrder(#[from] OutOfOrder),
+    /// Slices exist that were encoded in another way and do not go with ours.
+    #[error("{key} was written by an encoder with other settings")]
+    OtherEncoder {
+        /// The header's key.
+        key: String,
+    },
+    /// The render panicked: a bug, or a bitstream that found one.
+    #[error("the render crashed")]
+    Crashed,
+    /// The job is somebody else's now; nothing more may be written (I7).
+    #[error("the job has been given to another node")]
+    Superseded,
+}
+
+impl Error {
+    /// Whether the same step cannot succeed later.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_permanent(),
+            Self::Coordination(error) => matches!(error, CoordinationError::Refused { .. }),
+            _ => true,
+        }
+    }
+}
+
+/// What follows a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do.
+    Step,
+    /// The next window is not there yet.
+    Wait,
+    /// Everything is in the bucket.
+    Finished,
+}
+
+/// The composite's side of a job.
+struct Composite {
+    spec: CompositeSpec,
+    /// `None` while it works in another thread.
+    core: Option<Box<RenderCore>>,
+    video: VideoConfig,
+    join: Join,
+    playlist: Playlist,
+    /// Slices that existed when this process took over: read back, not rendered.
+    existing: u64,
+    /// Rendered, not yet stored.
+    pending: Option<EncodedSlice>,
+    /// Every due slice of the windows so far has been rendered.
+    is_drained: bool,
+}
+
+/// A render and where it stands.
+pub struct Job {
+    ports: Ports,
+    node: NodeId,
+    job: RenderJob,
+    keys: RecordingKeys,
+    /// Last change of the job's key: whoever changed it since has taken it from us.
+    revision: u64,
+    /// Microseconds spent rendering, of all jobs of the node.
+    busy: Arc<AtomicU64>,
+    meters: Meters,
+    documents: Documents,
+    composite: Option<Composite>,
+    next_window: u64,
+    final_seen: bool,
+    files: BTreeSet<String>,
+}
+
+struct Meters {
+    slices: opentelemetry::metrics::Counter<u64>,
+    render_time: opentelemetry::metrics::Histogram<f64>,
+    lag: opentelemetry::metrics::Histogram<f64>,
+}
+
+impl Meters {
+    fn new() -> Self {
+        let meter = opentelemetry::global::meter("roomreel");
+        Self {
+            slices: meter
+                .u64_counter("roomreel.compositor.slices")
+                .with_description("slices rendered and stored")
+                .build(),
+            render_time: meter
+                .f64_histogram("roomreel.compositor.render_time")
+                .with_unit("s")
+                .with_description("thread time of the render per second of output")
+                .build(),
+            lag: meter
+                .f64_histogram("roomreel.compositor.slice_lag")
+                .with_unit("s")
+                .with_description(
+                    "from the end of the window that made a slice due, on the log's clock, to the slice in the bucket",
+                )
+                .build(),
+        }
+    }
+}
+
+impl Job {
+    /// A job as it stands under its key at `revision`.
+    #[must_use]
+    pub fn new(ports: Ports, node: NodeId, job: RenderJob, revision: u64, busy: Arc<AtomicU64>) -> Self {
+        let keys = RecordingKeys::new(&job.spec.tenant, &job.spec.room, &job.spec.recording);
+        let documents = Documents::new(&job.spec);
+        Self {
+            ports,
+            node,
+            keys,
+            revision,
+            busy,
+            meters: Meters::new(),
+            documents,
+            composite: None,
+            next_window: 0,
+            final_seen: false,
+            files: BTreeSet::new(),
+            job,
+        }
+    }
+
+    /// The leader rewrote the job without taking it away.
+    pub fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    /// What it renders, for logs.
+    #[must_use]
+    pub fn composite_id(&self) -> Option<&CompositeId> {
+        self.job.composite.as_ref().map(|spec| &spec.id)
+    }
+
+    /// Does one thing.
+    ///
+    /// # Errors
+    /// Any [`Error`]; unless it is permanent, the step can be made again.
+    pub async fn step(&mut self) -> Result<Next, Error> {
+        if let Some(spec) = self.job.composite.clone()
+            && self.composite.is_none()
+        {
+            return self.begin(spec).await;
+        }
+        if let Some(composite) = &self.composite {
+            let stored = composite.playlist.slices();
+            if stored < composite.existing {
+                self.replay(stored).await?;
+                return Ok(Next::Step);
+            }
+            if composite.pending.is_some() {
+                self.store_pending().await?;
+                return Ok(Next::Step);
+            }
+            if !composite.is_drained {
+                self.render().await?;
+                return Ok(Next::Step);
+            }
+        }
+        if self.final_seen {
+            return self.end().await;
+        }
+        self.follow().await
+    }
+
+    /// Sets the render up behind the slices that exist.
+    async fn begin(&mut self, spec: CompositeSpec) -> Result<Next, Error> {
+        let first = match self.ports.store.get(&self.keys.window(0)).await {
+            Ok(object) => parse_window(0, object)?,
+            Err(StoreError::NotFound { .. }) => return Ok(Next::Wait),
+            Err(error) => return Err(error.into()),
+        };
+        let listed = self.ports.store.list(&self.keys.composite_prefix(&spec.id)).await?;
+        let numbers: BTreeSet<_> =
+            listed.iter().filter_map(|object| self.keys.slice_number(&spec.id, &object.key)).collect();
+        let existing = (0..).take_while(|number| numbers.contains(number)).count() as u64;
+        let (new_spec, fold) = (spec.clone(), self.job.spec.clone());
+        let core = in_thread(move || {
+            let mut core = RenderCore::new(new_spec, fold)?;
+            if existing > 0 {
+                core.skip_to(existing)?;
+            }
+            Ok::<_, render::Error>(Box::new(core))
+        })
+        .await??;
+        let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
+        let init = self.keys.init(&spec.id);
+        let header = init_segment(&video, &audio);
+        match self.ports.store.create(&init, header.clone()).await {
+            Err(StoreError::AlreadyExists { .. }) => {
+                if self.ports.store.get(&init).await? != header {
+                    return Err(Error::OtherEncoder { key: init.to_string() });
+                }
+            }
+            other => other?,
+        }
+        let start = i128::from(first.header.room_start.as_micros()) * 1000;
+        let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let joiner = Joiner::new(video.clone(), audio);
+        self.composite = Some(Composite {
+            join: Join::new(self.ports.store.clone(), self.keys.composite_mp4(&spec.id), joiner),
+            playlist: Playlist::new(start, Duration::from_millis(self.job.spec.window_ms)),
+            spec,
+            core: Some(core),
+            video,
+            existing,
+            pending: None,
+            is_drained: true,
+        });
+        Ok(Next::Step)
+    }
+
+    /// Takes a slice that exists into the playlist and the file.
+    async fn replay(&mut self, number: u64) -> Result<(), Error> {
+        let composite = self.composite.as_ref().expect("only called with a composite");
+        let object = self.ports.store.get(&self.keys.slice(&composite.spec.id, number)).await?;
+        let slice = parse_slice(number, &object)?;
+        self.take_in(&slice).await
+    }
+
+    /// A slice that stands in the bucket becomes part of the file and the playlist. Can be called again after an error.
+    async fn take_in(&mut self, slice: &EncodedSlice) -> Result<(), Error> {
+        let composite = self.composite.as_mut().expect("only called with a composite");
+        if composite.join.expected() == Some(slice.number) {
+            composite.join.push(slice)?;
+        }
+        composite.join.flush().await?;
+        composite.playlist.push(duration(slice, &composite.video));
+        Ok(())
+    }
+
+    /// Renders the next slice that is due, away from the runtime's threads.
+    async fn render(&mut self) -> Result<(), Error> {
+        let composite = self.composite.as_mut().expect("only called with a composite");
+        let mut core = composite.core.take().ok_or(Error::Crashed)?;
+        let began = Instant::now();
+        let (core, slice) = in_thread(move || {
+            let slice = core.next_slice();
+            (core, slice)
+        })
+        .await?;
+        let spent = began.elapsed();
+        self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
+        composite.core = Some(core);
+        composite.pending = slice?.map(|slice| slice.encoded);
+        composite.is_drained = composite.pending.is_none();
+        if let Some(slice) = &composite.pending {
+            let output = duration(slice, &composite.video).as_secs_f64();
+            self.meters.render_time.record(spent.as_secs_f64() / output.max(0.001), &[]);
+        }
+        Ok(())
+    }
+
+    /// Stores the rendered slice, or takes the one that another node has stored in its place (I5).
+    async fn store_pending(&mut self) -> Result<(), Error> {
+        let composite = self.composite.as_ref().expect("only called with a composite");
+        let Some(slice) = composite.pending.clone() else { return Ok(()) };
+        let key = self.keys.slice(&composite.spec.id, slice.number);
+        let body = fragment(&slice);
+        let stored = match self.ports.store.create(&key, body).await {
+            Ok(()) => slice,
+            Err(StoreError::AlreadyExists { .. }) => parse_slice(slice.number, &self.ports.store.get(&key).await?)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.report(false, None).await?;
+        let composite = self.composite.as_mut().expect("only called with a composite");
+        if composite.playlist.slices() == stored.number {
+            self.take_in(&stored).await?;
+            self.meters.slices.add(1, &[]);
+        }
+        self.put_playlist().await?;
+        self.composite.as_mut().expect("only called with a composite").pending = None;
+        Ok(())
+    }
+
+    async fn put_playlist(&mut self) -> Result<(), Error> {
+        let Some(composite) = &self.composite else { return Ok(()) };
+        let key = self.keys.playlist(&composite.spec.id);
+        self.ports.store.put(&key, Bytes::from(composite.playlist.render())).await?;
+        self.note(&key);
+        Ok(())
+    }
+
+    /// Reads the next window of the chain.
+    async fn follow(&mut self) -> Result<Next, Error> {
+        let number = self.next_window;
+        let object = match self.ports.store.get(&self.keys.window(number)).await {
+            Ok(object) => object,
+            Err(StoreError::NotFound { .. }) => return Ok(Next::Wait),
+            Err(error) => return Err(error.into()),
+        };
+        let window = in_thread(move || parse_window(number, object)).await??;
+        self.final_seen = window.header.end.is_some();
+        let log_end = window.header.log_span.1.as_micros();
+        self.documents.push_window(&window);
+        if let Some(composite) = &mut self.composite {
+            let mut core = composite.core.take().ok_or(Error::Crashed)?;
+            let (core, result) = in_thread(move || {
+                let result = core.push_window(&window);
+                (core, result)
+            })
+            .await?;
+            composite.core = Some(core);
+            result?;
+            composite.is_drained = false;
+            let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
+            self.meters.lag.record((now - i128::from(log_end)) as f64 / 1e6, &[]);
+        }
+        self.next_window += 1;
+        Ok(Next::Step)
+    }
+
+    /// Writes what stands at the end, then says so.
+    async fn end(&mut self) -> Result<Next, Error> {
+        if let Some(composite) = &mut self.composite {
+            composite.join.finish().await?;
+            composite.playlist.end();
+            let key = self.keys.composite_mp4(&composite.spec.id);
+            self.note(&key);
+            self.report(false, None).await?;
+            self.put_playlist().await?;
+        }
+        if self.job.documents {
+            let quality =
+                self.composite.as_ref().and_then(|composite| composite.core.as_ref()).map(|core| core.quality());
+            let quality: Vec<_> = quality.into_iter().collect();
+            let documents = [
+                (self.keys.timeline_json(), serde_json::to_vec_pretty(&self.documents.timeline())),
+                (self.keys.metadata_json(), serde_json::to_vec_pretty(&self.documents.metadata())),
+                (self.keys.quality_json(), serde_json::to_vec_pretty(&self.documents.quality(&quality))),
+            ];
+            for (key, text) in documents {
+                let text = text.expect("documents are made of what JSON can say");
+                self.ports.store.put(&key, Bytes::from(text)).await?;
+                self.note(&key);
+            }
+        }
+        self.report(true, None).await?;
+        Ok(Next::Finished)
+    }
+
+    fn note(&mut self, key: &Key) {
+        if let Some(name) = key.as_str().strip_prefix(self.keys.prefix()) {
+            self.files.insert(name.to_owned());
+        }
+    }
+
+    /// Says in the coordination store how far it has come, provided that the job is still ours.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] if it is not; [`Error::Coordination`].
+    pub async fn report(&mut self, finished: bool, error: Option<String>) -> Result<(), Error> {
+        let id = self.composite_id();
+        let (job_key, key) =
+            (render_key(&self.job.spec.recording, id), render_progress_key(&self.job.spec.recording, id));
+        let progress = RenderProgress {
+            node: self.node.clone(),
+            slices: self.composite.as_ref().map_or(0, |composite| composite.playlist.slices()),
+            finished,
+            error,
+            files: self.files.iter().cloned().collect(),
+        };
+        let value = serde_json::to_vec(&progress).expect("progress is made of what JSON can say");
+        let put = Change::Put(key, Bytes::from(value), None);
+        for _ in 0..3 {
+            let condition = Compare::Unchanged(job_key.clone(), self.revision);
+            if let Outcome::Committed(_) = self.ports.coordination.transact(vec![condition], vec![put.clone()]).await? {
+                return Ok(());
+            }
+            // The job was rewritten: for somebody else, or for us with another count.
+            let record = self.ports.coordination.get(&job_key).await?.ok_or(Error::Superseded)?;
+            let job: RenderJob = serde_json::from_slice(&record.value).map_err(|_| Error::Superseded)?;
+            if job.node.as_ref() != Some(&self.node) {
+                return Err(Error::Superseded);
+            }
+            self.revision = record.mod_revision;
+        }
+        Err(Error::Superseded)
+    }
+
+    /// Lets go of what was uploaded in parts and will never become a file.
+    pub async fn abandon(&mut self) {
+        if let Some(composite) = &mut self.composite
+            && let Err(error) = composite.join.abort().await
+        {
+            tracing::info!(%error, "parts of an unfinished upload remain in the bucket");
+        }
+    }
+}
+
+fn duration(slice: &EncodedSlice, video: &VideoConfig) -> Duration {
+    let ticks: u64 = slice.video.iter().map(|sample| u64::from(sample.duration)).sum();
+    Duration::from_nanos(ticks.saturating_mul(1_000_000_000) / u64::from(video.timescale.max(1)))
+}
+
+fn parse_window(number: u64, object: Bytes) -> Result<Window, Error> {
+    Window::parse(object).map_err(|source| Error::Window { number, source })
+}
+
+fn parse_slice(number: u64, object: &Bytes) -> Result<EncodedSlice, Error> {
+    let slice = parse_fragment(object).map_err(|source| Error::Slice { number, source })?;
+    if slice.number == number { Ok(slice) } else { Err(OutOfOrder { number: slice.number, expected: number }.into()) }
+}
+
+async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
+}
