@@ -1,0 +1,202 @@
+//! Scaling a picture straight into a rectangle of the canvas, with libyuv.
+//!
+//! Owns which part of the picture is shown and at what size: fitted or filled, never stretched; and the only unsafe code of
+//! the painter. Measured against swscale and `fast_image_resize`, libyuv is 2 to 40 times cheaper; at 1/1, 3/4, 1/2 and 1/4
+//! it has kernels that cost next to nothing, so a crop a little tighter than needed is taken when it hits one of those.
+
+use crate::frame::{Canvas, Picture};
+use crate::layout::{Fit, Rect};
+
+/// Pictures with a longer side are not drawn: beyond what any codec here decodes.
+const MAX_SIDE: usize = 16_384;
+/// Ratios of canvas to picture that have kernels of their own.
+const EXACT: [(u32, u32); 4] = [(1, 1), (3, 4), (1, 2), (1, 4)];
+/// Least part of either side that a crop made for an exact ratio keeps, percent.
+const MIN_KEPT_PERCENT: u32 = 94;
+
+mod ffi {
+    use std::ffi::c_int;
+
+    /// `kFilterBox`: averages when it shrinks by half or more, bilinear otherwise.
+    pub const FILTER_BOX: c_int = 3;
+
+    #[link(name = "yuv")]
+    unsafe extern "C" {
+        /// `libyuv/scale.h`.
+        pub fn ScalePlane(
+            src: *const u8,
+            src_stride: c_int,
+            src_width: c_int,
+            src_height: c_int,
+            dst: *mut u8,
+            dst_stride: c_int,
+            dst_width: c_int,
+            dst_height: c_int,
+            filtering: c_int,
+        );
+    }
+}
+
+/// A part of a picture and where it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// Of the picture; even.
+    pub source: Rect,
+    /// Of the canvas; even.
+    pub target: Rect,
+}
+
+/// Which part of a picture of `width` x `height` goes where in `tile`; `None` if it has no whole block of pixels to show.
+pub(super) fn placement(width: usize, height: usize, tile: Rect, fit: Fit) -> Option<Placement> {
+    if width > MAX_SIDE || height > MAX_SIDE || tile.is_empty() {
+        return None;
+    }
+    let whole = Rect::new(0, 0, width as u32, height as u32);
+    if whole.is_empty() {
+        return None;
+    }
+    Some(match fit {
+        Fit::Cover => Placement { source: crop(whole, tile), target: tile },
+        Fit::Contain => {
+            let (width, height) = within(tile.width, tile.height, whole.width, whole.height);
+            let (left, top) = ((tile.width - width) / 2, (tile.height - height) / 2);
+            Placement { source: whole, target: Rect::new(tile.x + (left & !1), tile.y + (top & !1), width, height) }
+        }
+    })
+}
+
+/// The largest even size within `width` x `height` that has the aspect of `of_width` x `of_height`.
+fn within(width: u32, height: u32, of_width: u32, of_height: u32) -> (u32, u32) {
+    let scaled = |a: u32, b: u32, c: u32| u32::try_from(u64::from(a) * u64::from(b) / u64::from(c)).unwrap_or(u32::MAX);
+    let by_height = scaled(height, of_width, of_height);
+    let (width, height) =
+        if by_height <= width { (by_height, height) } else { (width, scaled(width, of_height, of_width)) };
+    ((width & !1).max(2), (height & !1).max(2))
+}
+
+fn crop(whole: Rect, tile: Rect) -> Rect {
+    let (width, height) = within(whole.width, whole.height, tile.width, tile.height);
+    let exact = EXACT.iter().find_map(|&(to, from)| {
+        let (exact_width, exact_height) = (tile.width * from / to, tile.height * from / to);
+        let is_exact = (tile.width * from).is_multiple_of(2 * to) && (tile.height * from).is_multiple_of(2 * to);
+        let keeps = |exact: u32, side: u32| exact <= side && exact * 100 >= side * MIN_KEPT_PERCENT;
+        (is_exact && keeps(exact_width, width) && keeps(exact_height, height)).then_some((exact_width, exact_height))
+    });
+    let (width, height) = exact.unwrap_or((width, height));
+    // Heads are in the upper part of a picture that is much taller than its tile.
+    Rect::new((whole.width - width) / 2, (whole.height - height) * 2 / 5, width, height)
+}
+
+/// Draws it. The target must be inside the canvas and the source inside the picture.
+pub(super) fn draw(canvas: &mut Canvas, picture: &Picture, placement: Placement) {
+    let Placement { source, target } = placement;
+    for (index, (plane, stride)) in canvas.planes_mut().into_iter().enumerate() {
+        let shift = u32::from(index > 0);
+        let part = |rect: Rect| [rect.x, rect.y, rect.width, rect.height].map(|value| (value >> shift) as usize);
+        scale_plane((picture.plane(index), picture.stride(index), part(source)), (plane, stride, part(target)));
+    }
+}
+
+/// One plane; each side is its bytes, its stride, and x, y, width, height of the part.
+fn scale_plane(from: (&[u8], usize, [usize; 4]), to: (&mut [u8], usize, [usize; 4])) {
+    let (source, source_stride, [source_x, source_y, source_width, source_height]) = from;
+    let (target, target_stride, [target_x, target_y, target_width, target_height]) = to;
+    if [source_width, source_height, target_width, target_height].contains(&0) {
+        return;
+    }
+    // Slicing from the first to the last byte that will be touched checks both sides, whatever the caller believes.
+    let span = |x: usize, y: usize, width: usize, height: usize, stride: usize| {
+        assert!(x + width <= stride, "a row of a plane is within its stride");
+        let first = y * stride + x;
+        first..first + (height - 1) * stride + width
+    };
+    let source = &source[span(source_x, source_y, source_width, source_height, source_stride)];
+    let target = &mut target[span(target_x, target_y, target_width, target_height, target_stride)];
+    let int = |value: usize| std::ffi::c_int::try_from(value).expect("sides and strides of a frame are small");
+    // SAFETY: both pointers are valid for `height` rows of `width` bytes `stride` apart, as sliced above; the two do not
+    // overlap, one being borrowed mutably. libyuv neither reads nor writes outside of those rows.
+    unsafe {
+        ffi::ScalePlane(
+            source.as_ptr(),
+            int(source_stride),
+            int(source_width),
+            int(source_height),
+            target.as_mut_ptr(),
+            int(target_stride),
+            int(target_width),
+            int(target_height),
+            ffi::FILTER_BOX,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_crop_meets_an_exact_ratio_when_it_is_near() {
+        for (picture, tile, expected) in [
+            ((640, 360), (608, 342), (608, 342)),
+            ((1280, 720), (608, 342), (1216, 684)),
+            ((1280, 720), (302, 170), (1208, 680)),
+            // 3/8 has no kernel, and 1/2 would crop too much.
+            ((640, 360), (240, 134), (640, 356)),
+            // 4:3 fills 16:9 by losing rows.
+            ((640, 480), (640, 360), (640, 360)),
+            ((360, 640), (398, 224), (360, 202)),
+        ] {
+            let whole = Rect::new(0, 0, picture.0, picture.1);
+            let crop = crop(whole, Rect::new(0, 0, tile.0, tile.1));
+            assert_eq!((crop.width, crop.height), expected, "{picture:?} into {tile:?}");
+        }
+    }
+
+    #[test]
+    fn a_screen_is_shown_whole() {
+        let tile = Rect::new(10, 20, 960, 540);
+        let placed = placement(1024, 768, tile, Fit::Contain).expect("it has pixels");
+        assert_eq!(placed.source, Rect::new(0, 0, 1024, 768));
+        assert_eq!(placed.target, Rect::new(10 + 120, 20, 720, 540));
+    }
+
+    #[test]
+    fn a_flat_picture_stays_flat() {
+        let mut canvas = Canvas::new(320, 180);
+        canvas.fill([16, 128, 128]);
+        let picture = Picture::solid(641, 359, [90, 100, 150]);
+        let tile = Rect::new(20, 10, 200, 100);
+        draw(&mut canvas, &picture, placement(641, 359, tile, Fit::Cover).expect("it has pixels"));
+        let at = |x: usize, y: usize| canvas.plane(0)[y * canvas.stride(0) + x];
+        // libyuv's bilinear kernels may lose the last bit.
+        assert!([at(20, 10), at(219, 109)].iter().all(|inside| inside.abs_diff(90) <= 1));
+        assert_eq!([at(19, 10), at(220, 109), at(20, 9), at(20, 110)], [16; 4]);
+        assert!(canvas.plane(2)[5 * canvas.stride(2) + 10].abs_diff(150) <= 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_picture_goes_into_any_tile(
+            width in 1_usize..2000, height in 1_usize..2000,
+            x in 0_u32..100, y in 0_u32..100, tile_width in 2_u32..300, tile_height in 2_u32..300,
+            fit in prop_oneof![Just(Fit::Cover), Just(Fit::Contain)],
+        ) {
+            let tile = Rect::new(x, y, tile_width, tile_height);
+            let Some(placed) = placement(width, height, tile, fit) else {
+                prop_assert!(width < 2 || height < 2);
+                return Ok(());
+            };
+            prop_assert!(Rect::new(0, 0, width as u32, height as u32).contains(&placed.source));
+            prop_assert!(tile.contains(&placed.target));
+            prop_assert!(!placed.source.is_empty() && !placed.target.is_empty());
+            let mut canvas = Canvas::new(400, 400);
+            draw(&mut canvas, &Picture::solid(width, height, [77, 90, 91]), placed);
+            let at = placed.target.y as usize * canvas.stride(0) + placed.target.x as usize;
+            // libyuv's averages of thousands of pixels lose bits; nobody sees tiles that small.
+            if placed.target.width.min(placed.target.height) >= 64 {
+                prop_assert!(canvas.plane(0)[at].abs_diff(77) <= 1);
+            }
+        }
+    }
+}
