@@ -1,0 +1,138 @@
+//! Performs what the core decides: appends, waits, reports.
+//!
+//! Owns the clock, the appends in flight and the metrics. Does not decide anything about messages.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use opentelemetry::metrics::Meter;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use roomreel_shared::ports::RoomLog;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::core::Core;
+use super::{PublisherConfig, Stats};
+
+/// The core with what wakes its users. The lock is held for a few microseconds and never across an await.
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    started: Instant,
+    work: Notify,
+    progress: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(config: &PublisherConfig) -> Self {
+        let (tenant, sfu) = (config.tenant.clone(), config.sfu.clone());
+        let core = Core::new(config.limits.clone(), tenant, sfu, config.shards, StdRng::from_os_rng());
+        Self { core: Mutex::new(core), started: Instant::now(), work: Notify::new(), progress: Notify::new() }
+    }
+
+    /// Runs `action` on the core at this time.
+    pub(super) fn with<T>(&self, action: impl FnOnce(&mut Core, Duration) -> T) -> T {
+        let now = self.started.elapsed();
+        action(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// There may be something to send.
+    pub(super) fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits until the core is as asked; looks again whenever the log answered.
+    pub(super) async fn wait_until(&self, condition: impl Fn(&Core) -> bool) {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            if self.with(|core, _| condition(core)) {
+                return;
+            }
+            progress.await;
+        }
+    }
+}
+
+/// Sends until `stop`. One task polls all appends, so that they start in the order of the queue.
+pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: CancellationToken) {
+    let mut appends = FuturesUnordered::new();
+    let mut is_failing = false;
+    loop {
+        let (next, due) = shared.with(|core, now| {
+            core.on_time(now);
+            let next: Vec<_> = std::iter::from_fn(|| core.poll(now)).collect();
+            (next, core.next_due())
+        });
+        for send in next {
+            let log = log.clone();
+            appends.push(async move { (send.key, log.append(send.entry).await) });
+        }
+        let due = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(shared.started + due).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some((key, outcome)) = appends.next(), if !appends.is_empty() => match outcome {
+                Ok(appended) => {
+                    shared.with(|core, now| core.on_appended(now, key, appended));
+                    if std::mem::take(&mut is_failing) {
+                        tracing::info!("the log takes entries again");
+                    }
+                }
+                Err(error) => {
+                    shared.with(|core, now| core.on_failed(now, key));
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "the log does not take entries; they are kept and sent again");
+                    }
+                }
+            },
+            () = shared.work.notified() => {}
+            () = due => {}
+        }
+        shared.progress.notify_waiters();
+    }
+}
+
+/// Offers the statistics as metrics, until the publisher is gone.
+pub(super) fn observe(shared: &Arc<Shared>) {
+    let meter = opentelemetry::global::meter("roomreel");
+    counter(&meter, shared, "roomreel.sfu.accepted_packets", "{packet}", |stats| stats.accepted_packets);
+    counter(&meter, shared, "roomreel.sfu.accepted_bytes", "By", |stats| stats.accepted_bytes);
+    counter(&meter, shared, "roomreel.sfu.rejected", "{item}", |stats| stats.rejected);
+    counter(&meter, shared, "roomreel.sfu.stored", "{message}", |stats| stats.stored);
+    counter(&meter, shared, "roomreel.sfu.retries", "{message}", |stats| stats.retries);
+    counter(&meter, shared, "roomreel.sfu.replays", "{message}", |stats| stats.replays);
+    counter(&meter, shared, "roomreel.sfu.evicted", "{message}", |stats| stats.evicted);
+    counter(&meter, shared, "roomreel.sfu.dropped_packets", "{packet}", |stats| stats.dropped_packets);
+    let weak = Arc::downgrade(shared);
+    meter
+        .u64_observable_gauge("roomreel.sfu.held_bytes")
+        .with_unit("By")
+        .with_callback(move |observer| {
+            if let Some(shared) = weak.upgrade() {
+                observer.observe(shared.with(|core, _| core.stats()).held_bytes, &[]);
+            }
+        })
+        .build();
+}
+
+fn counter(meter: &Meter, shared: &Arc<Shared>, name: &'static str, unit: &'static str, read: fn(&Stats) -> u64) {
+    let weak = Arc::downgrade(shared);
+    meter
+        .u64_observable_counter(name)
+        .with_unit(unit)
+        .with_callback(move |observer| {
+            if let Some(shared) = weak.upgrade() {
+                observer.observe(read(&shared.with(|core, _| core.stats())), &[]);
+            }
+        })
+        .build();
+}
