@@ -18,8 +18,16 @@ pub mod probe;
 pub mod s3;
 pub mod secret;
 
+use roomreel_shared::ports::{BusMessage, LogError};
+
 /// A number nobody else has.
 fn nonce() -> u64 {
     use rand::SeedableRng as _;
     rand::Rng::random(&mut rand::rngs::SmallRng::from_os_rng())
+}
+
+/// Where the answer to `message` goes.
+fn inbox(message: &BusMessage) -> Result<&str, LogError> {
+    let none = || LogError::Refused { reason: format!("the message on {} expects no reply", message.subject) };
+    message.reply.as_deref().ok_or_else(none)
 }

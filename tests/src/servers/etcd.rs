@@ -1,18 +1,32 @@
 //! An etcd of one member.
 
-use anyhow::{Context as _, Result};
-use tempfile::TempDir;
+use std::ops::{Deref, DerefMut};
+
+use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::process::{Process, free_port};
+use super::process::{Server, free_port};
 
-/// One `etcd`. What is done to it is done at once; dropping it stops it.
+/// One `etcd`. As a [`Server`] it can be stopped, killed and paused; dropping it stops it.
 pub struct EtcdServer {
-    process: Option<Process>,
-    directory: TempDir,
+    server: Server,
     client_port: u16,
     peer_port: u16,
+}
+
+impl Deref for EtcdServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for EtcdServer {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
 }
 
 impl EtcdServer {
@@ -22,7 +36,7 @@ impl EtcdServer {
     /// It is not installed or does not come up.
     pub async fn start() -> Result<Self> {
         let (client_port, peer_port) = (free_port()?, free_port()?);
-        let mut server = Self { process: None, directory: tempfile::tempdir()?, client_port, peer_port };
+        let mut server = Self { server: Server::new("etcd", "etcd-server")?, client_port, peer_port };
         server.restart().await?;
         Ok(server)
     }
@@ -33,46 +47,13 @@ impl EtcdServer {
         format!("http://127.0.0.1:{}", self.client_port)
     }
 
-    /// Stops it in an orderly way. Its data stay.
-    ///
-    /// # Errors
-    /// It does not go.
-    pub async fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(process) => process.terminate().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Kills it. Its data stay.
-    pub fn kill(&mut self) {
-        self.process = None;
-    }
-
-    /// Stops its clock: SIGSTOP.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn pause(&self) -> Result<()> {
-        self.process.as_ref().context("etcd is not running")?.signal("STOP")
-    }
-
-    /// Lets it go on after [`EtcdServer::pause`].
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn resume(&self) -> Result<()> {
-        self.process.as_ref().context("etcd is not running")?.signal("CONT")
-    }
-
     /// Starts it again on the same ports and data, killing it first if it runs.
     ///
     /// # Errors
     /// As [`EtcdServer::start`].
     pub async fn restart(&mut self) -> Result<()> {
-        self.kill();
         let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer_port));
-        let data = self.directory.path().join("data").display().to_string();
+        let data = self.server.directory().join("data").display().to_string();
         let arguments = [
             format!("--data-dir={data}"),
             "--name=test".to_owned(),
@@ -85,9 +66,8 @@ impl EtcdServer {
             "--heartbeat-interval=50".to_owned(),
             "--election-timeout=500".to_owned(),
         ];
-        let process = Process::start("etcd", "etcd-server", &arguments, self.directory.path())?;
         let port = self.client_port;
-        self.process.insert(process).wait_until(async || is_healthy(port).await.unwrap_or(false)).await
+        self.server.run(&arguments, async || is_healthy(port).await.unwrap_or(false)).await
     }
 }
 

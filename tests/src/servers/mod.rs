@@ -7,4 +7,5 @@ mod s3;
 
 pub use etcd::EtcdServer;
 pub use nats::NatsServer;
+pub use process::Server;
 pub use s3::S3Server;

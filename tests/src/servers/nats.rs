@@ -1,17 +1,31 @@
 //! A NATS server with JetStream.
 
-use anyhow::{Context as _, Result};
-use tempfile::TempDir;
+use std::ops::{Deref, DerefMut};
+
+use anyhow::Result;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::process::{Process, free_port};
+use super::process::{Server, free_port};
 
-/// One `nats-server` with JetStream. What is done to it is done at once; dropping it stops it.
+/// One `nats-server` with JetStream. As a [`Server`] it can be stopped, killed and paused; dropping it stops it.
 pub struct NatsServer {
-    process: Option<Process>,
-    directory: TempDir,
+    server: Server,
     port: u16,
+}
+
+impl Deref for NatsServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for NatsServer {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
 }
 
 impl NatsServer {
@@ -28,15 +42,15 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_with(more: &str) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
+        let server = Server::new("nats-server", "nats-server")?;
         let port = free_port()?;
-        let store = directory.path().join("jetstream");
+        let store = server.directory().join("jetstream");
         let config = format!(
             "listen: \"127.0.0.1:{port}\"\nmax_payload: 1MB\njetstream {{ store_dir: {:?} }}\n{more}\n",
             store.display().to_string()
         );
-        std::fs::write(directory.path().join("nats.conf"), config)?;
-        let mut server = Self { process: None, directory, port };
+        std::fs::write(server.directory().join("nats.conf"), config)?;
+        let mut server = Self { server, port };
         server.restart().await?;
         Ok(server)
     }
@@ -47,49 +61,15 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Stops it in an orderly way. Its data stay.
-    ///
-    /// # Errors
-    /// It does not go.
-    pub async fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(process) => process.terminate().await,
-            None => Ok(()),
-        }
-    }
-
-    /// Kills it. Its data stay.
-    pub fn kill(&mut self) {
-        self.process = None;
-    }
-
-    /// Stops its clock: SIGSTOP.
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn pause(&self) -> Result<()> {
-        self.process.as_ref().context("nats-server is not running")?.signal("STOP")
-    }
-
-    /// Lets it go on after [`NatsServer::pause`].
-    ///
-    /// # Errors
-    /// It is not running.
-    pub fn resume(&self) -> Result<()> {
-        self.process.as_ref().context("nats-server is not running")?.signal("CONT")
-    }
-
     /// Starts it again on the same port and data, killing it first if it runs.
     ///
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn restart(&mut self) -> Result<()> {
-        self.kill();
-        let config = self.directory.path().join("nats.conf").display().to_string();
+        let config = self.server.directory().join("nats.conf").display().to_string();
         let arguments = ["-c".to_owned(), config];
-        let process = Process::start("nats-server", "nats-server", &arguments, self.directory.path())?;
         let port = self.port;
-        self.process.insert(process).wait_until(async || greets(port).await).await
+        self.server.run(&arguments, async || greets(port).await).await
     }
 }
 

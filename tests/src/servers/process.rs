@@ -7,13 +7,78 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// How long a server may take to come up, or to go down when asked.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A server program with its data: what can be done to any of them.
+pub struct Server {
+    process: Option<Process>,
+    directory: TempDir,
+    name: &'static str,
+    /// What to install where it is missing.
+    package: &'static str,
+}
+
+impl Server {
+    /// Of program `name`, not yet running, with an empty directory.
+    pub(super) fn new(name: &'static str, package: &'static str) -> Result<Self> {
+        Ok(Self { process: None, directory: tempfile::tempdir()?, name, package })
+    }
+
+    /// Where its data lie.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Kills it if it runs, starts it and waits until it is `ready`.
+    pub(super) async fn run(&mut self, arguments: &[String], ready: impl AsyncFn() -> bool) -> Result<()> {
+        self.kill();
+        let process = Process::start(self.name, self.package, arguments, self.directory.path())?;
+        self.process.insert(process).wait_until(ready).await
+    }
+
+    /// Stops it in an orderly way. Its data stay.
+    ///
+    /// # Errors
+    /// It does not go.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.terminate().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Kills it. Its data stay.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Stops its clock: SIGSTOP.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn pause(&self) -> Result<()> {
+        self.running()?.signal("STOP")
+    }
+
+    /// Lets it go on after [`Server::pause`].
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn resume(&self) -> Result<()> {
+        self.running()?.signal("CONT")
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+    }
+}
+
 /// A running server.
-pub(super) struct Process {
+struct Process {
     child: Child,
     /// Kills the server when this process goes without dropping anything: it reads from a pipe that ends then.
     watchdog: Child,
@@ -23,7 +88,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `program`; `package` is what to install where it is missing. Its output goes to a file in `directory`.
-    pub(super) fn start(name: &'static str, package: &str, arguments: &[String], directory: &Path) -> Result<Self> {
+    fn start(name: &'static str, package: &str, arguments: &[String], directory: &Path) -> Result<Self> {
         let log = directory.join("server.log");
         let output = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(name);
@@ -43,7 +108,7 @@ impl Process {
     }
 
     /// Polls `ready` until it says so. An error if the server exits or takes too long.
-    pub(super) async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> Result<()> {
+    async fn wait_until(&mut self, ready: impl AsyncFn() -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !ready().await {
             if let Some(status) = self.child.try_wait()? {
@@ -56,14 +121,14 @@ impl Process {
     }
 
     /// Sends a signal by its name without `SIG`.
-    pub(super) fn signal(&self, signal: &str) -> Result<()> {
+    fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status()?;
         ensure!(status.success(), "send {signal} to {}", self.name);
         Ok(())
     }
 
     /// Asks the server to go and waits until it has.
-    pub(super) async fn terminate(mut self) -> Result<()> {
+    async fn terminate(mut self) -> Result<()> {
         self.signal("TERM")?;
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {

@@ -66,9 +66,9 @@ async fn appends_are_stored_once_and_read_in_order(log: &impl RoomLog) {
     let filter = subject::room_filter(shard, &tenant(), &room("a"));
     for (from, first) in [(0, 0), (sequences[3], 3)] {
         let mut entries = log.read(shard, &filter, from).await.expect("opened");
-        for number in first..5 {
+        for (number, sequence) in sequences.iter().enumerate().skip(first) {
             let read = next(&mut entries).await.expect("read");
-            assert_eq!((read.sequence, &read.payload[..]), (sequences[number], number.to_string().as_bytes()));
+            assert_eq!((read.sequence, &read.payload[..]), (*sequence, number.to_string().as_bytes()));
             assert_eq!(read.subject, address("a").subject().as_str());
             assert!(read.trace_parent.is_some_and(|trace| trace.starts_with("00-0af7")));
             assert!(read.time.as_micros() > 1_600_000_000_000_000);

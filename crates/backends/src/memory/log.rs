@@ -385,9 +385,7 @@ impl Bus for MemoryLog {
     async fn reply(&self, to: &BusMessage, payload: Bytes) -> Result<(), LogError> {
         let fault = self.0.faults.strike(Operation::Reply, &to.subject);
         let act = async {
-            let Some(inbox) = &to.reply else {
-                return Err(LogError::Refused { reason: format!("the message on {} expects no reply", to.subject) });
-            };
+            let inbox = crate::inbox(to)?;
             if let Some(waiting) = lock(&self.0.bus).waiting.remove(inbox) {
                 // Whoever asked may have given up.
                 let _ = waiting.send(payload);

@@ -1,7 +1,7 @@
 //! The room log and the bus over NATS: JetStream for the log, core NATS for the bus.
 //!
-//! Owns: the connection, one stream per shard and what it must be configured as ([`streams`]), delivery without a silent
-//! gap ([`reader`]), and the translation of NATS' answers. Does not own retries, nor any trust in what the broker says it
+//! Owns: the connection, one stream per shard and what it must be configured as (`streams`), delivery without a silent
+//! gap (`reader`), and the translation of NATS' answers. Does not own retries, nor any trust in what the broker says it
 //! stored: an acknowledgement is a hint, and the numbers that count are the publisher's.
 //!
 //! What is checked because servers and clients get it wrong: configurations are compared with what was asked (old servers
@@ -239,14 +239,12 @@ impl Bus for Nats {
     }
 
     async fn reply(&self, to: &BusMessage, payload: Bytes) -> Result<(), LogError> {
-        let Some(inbox) = &to.reply else {
-            return Err(LogError::Refused { reason: format!("the message on {} expects no reply", to.subject) });
-        };
+        let inbox = crate::inbox(to)?;
         // Whoever asks names the subject; anything but an inbox would make us write where they may not.
         if !inbox.starts_with("_INBOX") || inbox.contains(['*', '>']) {
             return Err(LogError::Refused { reason: format!("{inbox:?} is no inbox to reply to") });
         }
-        let call = async { self.client.publish(inbox.clone(), payload).await.map_err(|e| self.unavailable(e)) };
+        let call = async { self.client.publish(inbox.to_owned(), payload).await.map_err(|e| self.unavailable(e)) };
         self.limited(inbox, self.config.request_timeout, call).await
     }
 }

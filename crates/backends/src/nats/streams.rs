@@ -203,7 +203,8 @@ mod tests {
         let shard = Shard::all(1).next().expect("one shard");
         let wanted = wanted(&config, shard);
         assert_eq!(differences(&wanted, &wanted), Vec::<String>::new());
-        let drifts: [(&str, fn(&mut Config)); 6] = [
+        type Drift = fn(&mut Config);
+        let drifts: [(&str, Drift); 6] = [
             ("discard", |c| c.discard = DiscardPolicy::Old),
             ("max_age", |c| c.max_age = Duration::from_secs(60)),
             ("max_msgs is 1", |c| c.max_messages = 1),
