@@ -1,0 +1,98 @@
+//! H.265 (RFC 7798) as WebRTC sends it: single units, aggregation and fragmentation, no decoding order numbers.
+
+use bytes::Bytes;
+
+use super::annex_b::{self, AnnexB};
+use super::{CodedPicture, Malformed};
+
+const CODEC: &str = "H.265";
+const INTRA_RANDOM_ACCESS: std::ops::RangeInclusive<u8> = 16..=23;
+const PARAMETER_SETS: std::ops::RangeInclusive<u8> = 32..=34;
+const AGGREGATION: u8 = 48;
+const FRAGMENTATION: u8 = 49;
+const MAX_PARAMETER_SET_BYTES: usize = 4096;
+
+/// The video, sequence and picture parameter sets that were sent last.
+#[derive(Debug, Default)]
+pub struct ParameterSets {
+    kept: [Option<Vec<u8>>; 3],
+}
+
+const fn malformed(why: &'static str) -> Malformed {
+    Malformed { codec: CODEC, why }
+}
+
+const fn unit_type(header: u8) -> u8 {
+    header >> 1 & 0x3f
+}
+
+impl ParameterSets {
+    pub(super) fn picture(&mut self, payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
+        let mut picture = AnnexB::new(CODEC);
+        let (mut random_access, mut own_parameters) = (false, false);
+        let mut see = |unit: &[u8]| {
+            let unit_type = unit_type(unit[0]);
+            random_access |= INTRA_RANDOM_ACCESS.contains(&unit_type);
+            if PARAMETER_SETS.contains(&unit_type) && unit.len() <= MAX_PARAMETER_SET_BYTES {
+                own_parameters = true;
+                self.kept[usize::from(unit_type - PARAMETER_SETS.start())] = Some(unit.to_vec());
+            }
+        };
+        for payload in payloads {
+            let (&[first, second], rest) = payload.split_first_chunk().ok_or(malformed("a payload has no header"))?;
+            match unit_type(first) {
+                AGGREGATION => {
+                    for unit in annex_b::aggregated(rest).ok_or(malformed("an aggregate is cut off"))? {
+                        see(unit);
+                        picture.unit(unit)?;
+                    }
+                }
+                FRAGMENTATION => {
+                    let (&fragment, part) = rest.split_first().ok_or(malformed("a fragment has no header"))?;
+                    let header = [first & 0x81 | (fragment & 0x3f) << 1, second];
+                    see(&header);
+                    picture.fragment(&header, fragment & 0x80 != 0, fragment & 0x40 != 0, part)?;
+                }
+                0..=47 => {
+                    see(payload);
+                    picture.unit(payload)?;
+                }
+                _ => return Err(malformed("a packet type that WebRTC does not use")),
+            }
+        }
+        let add_kept = random_access && !own_parameters;
+        let data = picture.finish(self.kept.iter().flatten().map(Vec::as_slice).filter(|_| add_kept))?;
+        let is_key = random_access && self.kept.iter().all(Option::is_some);
+        Ok(CodedPicture { data: data.into(), is_key, size: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_picture() {
+        let mut kept = ParameterSets::default();
+        // An aggregate of VPS, SPS and PPS, and an IDR_W_RADL in two fragments.
+        let aggregate = Bytes::from_static(&[0x60, 1, 0, 3, 0x40, 1, 7, 0, 3, 0x42, 1, 8, 0, 3, 0x44, 1, 9]);
+        let start = Bytes::from_static(&[0x62, 1, 0x93, 1]);
+        let end = Bytes::from_static(&[0x62, 1, 0x53, 2]);
+        let picture = kept.picture(&[aggregate, start, end]).expect("well formed");
+        assert!(picture.is_key);
+        let sets = [0, 0, 0, 1, 0x40, 1, 7, 0, 0, 0, 1, 0x42, 1, 8, 0, 0, 0, 1, 0x44, 1, 9];
+        assert_eq!(picture.data, [&sets[..], &[0, 0, 0, 1, 0x26, 1, 1, 2]].concat());
+        let alone = kept.picture(&[Bytes::from_static(&[0x26, 1, 5])]).expect("well formed");
+        assert_eq!(alone.data, [&sets[..], &[0, 0, 0, 1, 0x26, 1, 5]].concat());
+        assert!(!kept.picture(&[Bytes::from_static(&[0x02, 1, 5])]).expect("well formed").is_key);
+    }
+
+    #[test]
+    fn refusals() {
+        for payload in
+            [&[][..], &[0x26], &[0x60, 1], &[0x60, 1, 0, 9, 1], &[0x62, 1], &[0x62, 1, 0x13, 1], &[0x64, 1, 1]]
+        {
+            assert!(ParameterSets::default().picture(&[Bytes::copy_from_slice(payload)]).is_err(), "{payload:?}");
+        }
+    }
+}

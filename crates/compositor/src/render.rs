@@ -1,0 +1,487 @@
+//! Windows in, rendered slices out: one composite of one recording.
+//!
+//! Owns how the parts meet: packets go to their tracks and wait; when the windows have brought a slice's time to an end, every
+//! tick of it asks the room who is here, the layout where they go, the tracks what they look and sound like, the painter and
+//! the mixer for the result. What has been rendered is dropped. Pure but for decoders and encoder: no clock, no store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roomreel_shared::batch::Packet;
+use roomreel_shared::cluster::FoldSpec;
+use roomreel_shared::composite::{self, CompositeSpec};
+use roomreel_shared::event::{EventKind, Producer};
+use roomreel_shared::id::{PeerId, RecordingId, SfuId};
+use roomreel_shared::policy::TrackKind;
+use roomreel_shared::time::RoomTime;
+use roomreel_shared::window::{TrackKey, Window};
+
+use crate::decode::SAMPLE_RATE;
+use crate::documents::quality::{RenderQuality, TrackQuality};
+use crate::encode::{self, AudioConfig, EncodedSlice, Encoder, Grid, VideoConfig};
+use crate::frame::{Canvas, Picture};
+use crate::layout::{self, Arrangement, Content, Layout, LayoutMemory, SourceId, Transition};
+use crate::mix::{Mixer, SpeechMeter};
+use crate::paint::Painter;
+use crate::slice_schedule::{DueSlice, SliceSchedule};
+use crate::timeline::clock::ParticipantClock;
+use crate::timeline::room::{Activity, RoomState, RoomTimeline};
+use crate::track::{AudioTrack, VideoTrack};
+
+/// Most packets that wait for their track to be announced.
+const MAX_ORPHANS: usize = 4096;
+/// Most tracks that are followed.
+const MAX_TRACKS: usize = 8000;
+/// Sound is decoded this long before the first sample that counts, so that decoders and gains have settled.
+const SOUND_WARM_UP_SAMPLES: u64 = 48_000;
+
+/// Why a recording cannot be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The composite's fields are out of range.
+    #[error(transparent)]
+    Spec(#[from] composite::Error),
+    /// The layout is none.
+    #[error(transparent)]
+    Layout(#[from] layout::Error),
+    /// The encoder does not work.
+    #[error(transparent)]
+    Encode(#[from] encode::Error),
+    /// A window of another recording or room: nothing of it may be shown (I4).
+    #[error("a window of recording {found} came where {expected} is rendered")]
+    WrongRecording {
+        /// Whose window it is.
+        found: RecordingId,
+        /// Whose it should be.
+        expected: RecordingId,
+    },
+}
+
+/// A slice, ready to be packaged.
+#[derive(Debug)]
+pub struct RenderedSlice {
+    /// Which, and where on the recording's clock.
+    pub due: DueSlice,
+    /// Its coded frames.
+    pub encoded: EncodedSlice,
+}
+
+enum TrackMedia {
+    Video(Box<VideoTrack>),
+    Audio(Box<AudioTrack>),
+}
+
+struct Track {
+    producer: Producer,
+    media: TrackMedia,
+}
+
+impl Track {
+    fn receive(&mut self, packet: &Packet, participant: &mut ParticipantClock) {
+        match &mut self.media {
+            TrackMedia::Video(track) => track.receive(packet, participant),
+            TrackMedia::Audio(track) => track.receive(packet, participant),
+        }
+    }
+
+    fn place(&mut self, participant: &ParticipantClock) {
+        match &mut self.media {
+            TrackMedia::Video(track) => track.place(participant),
+            TrackMedia::Audio(track) => track.place(participant),
+        }
+    }
+
+    fn quality(&self) -> TrackQuality {
+        match &self.media {
+            TrackMedia::Video(track) => TrackQuality::Video(track.quality()),
+            TrackMedia::Audio(track) => TrackQuality::Audio(track.quality()),
+        }
+    }
+}
+
+/// What draws, for as long as the layout stays.
+struct Stage {
+    layout: Layout,
+    /// The text it was read from.
+    text: String,
+    memory: LayoutMemory,
+    transition: Transition,
+}
+
+impl Stage {
+    fn new(text: &str, spec: &CompositeSpec) -> Result<Self, layout::Error> {
+        let layout = layout::parse(text)?;
+        layout.check(spec.width, spec.height)?;
+        Ok(Self { layout, text: text.to_owned(), memory: LayoutMemory::default(), transition: Transition::default() })
+    }
+}
+
+/// Renders one composite of one recording.
+pub struct RenderCore {
+    spec: CompositeSpec,
+    fold: FoldSpec,
+    grid: Grid,
+    schedule: SliceSchedule,
+    room: RoomTimeline,
+    /// Where the recording begins; known from the first window on.
+    start: Option<RoomTime>,
+    tracks: BTreeMap<TrackKey, Track>,
+    clocks: BTreeMap<(SfuId, PeerId), ParticipantClock>,
+    orphans: Vec<(TrackKey, Packet)>,
+    stage: Stage,
+    painter: Painter,
+    canvas: Canvas,
+    mixer: Mixer<TrackKey>,
+    meters: BTreeMap<PeerId, SpeechMeter>,
+    /// The first slice that is rendered; those before it exist already.
+    first: u64,
+    /// `None` after the last slice.
+    encoder: Option<Encoder>,
+    /// Samples that have been asked of the tracks.
+    samples: u64,
+    quality: RenderQuality,
+    finished: bool,
+}
+
+impl RenderCore {
+    /// A render from the first slice on.
+    ///
+    /// # Errors
+    /// Any [`Error`] but [`Error::WrongRecording`].
+    pub fn new(spec: CompositeSpec, fold: FoldSpec) -> Result<Self, Error> {
+        spec.check()?;
+        let stage = Stage::new(&spec.layout, &spec)?;
+        let encoder = Encoder::new(&spec, fold.window_ms, 0)?;
+        Ok(Self {
+            grid: encoder.grid(),
+            schedule: SliceSchedule::new(Duration::from_millis(fold.window_ms), 0),
+            room: RoomTimeline::new(spec.id.clone()),
+            start: None,
+            tracks: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            orphans: Vec::new(),
+            stage,
+            painter: Painter::new(spec.width, spec.height),
+            canvas: Canvas::new(spec.width as usize, spec.height as usize),
+            mixer: Mixer::new(),
+            meters: BTreeMap::new(),
+            first: 0,
+            encoder: Some(encoder),
+            samples: 0,
+            quality: RenderQuality::new(spec.id.clone()),
+            finished: false,
+            spec,
+            fold,
+        })
+    }
+
+    /// Makes `slice` the first one that is rendered: those before it exist already, and only what the picture and the sound at
+    /// its beginning depend on is gone through. Call it before the first slice is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Encode`].
+    pub fn skip_to(&mut self, slice: u64) -> Result<(), Error> {
+        self.encoder = Some(Encoder::new(&self.spec, self.fold.window_ms, slice)?);
+        self.first = slice;
+        self.quality.first_slice = slice;
+        Ok(())
+    }
+
+    /// What containers say about the video.
+    #[must_use]
+    pub fn video_config(&self) -> Option<VideoConfig> {
+        self.encoder.as_ref().map(Encoder::video_config)
+    }
+
+    /// What containers say about the audio.
+    #[must_use]
+    pub fn audio_config(&self) -> Option<AudioConfig> {
+        self.encoder.as_ref().map(Encoder::audio_config)
+    }
+
+    /// All slices have been rendered.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// What is to be said of this render, so far.
+    #[must_use]
+    pub fn quality(&self) -> RenderQuality {
+        let mut quality = self.quality.clone();
+        for (key, track) in &self.tracks {
+            quality.tracks.insert(key.clone(), track.quality());
+        }
+        quality
+    }
+
+    /// Takes the next window of the chain.
+    ///
+    /// # Errors
+    /// [`Error::WrongRecording`].
+    pub fn push_window(&mut self, window: &Window) -> Result<(), Error> {
+        let header = &window.header;
+        if header.recording != self.fold.recording || header.room != self.fold.room || header.tenant != self.fold.tenant
+        {
+            let found = header.recording.clone();
+            return Err(Error::WrongRecording { found, expected: self.fold.recording.clone() });
+        }
+        let start = *self.start.get_or_insert(header.room_start);
+        self.schedule.on_window(window);
+        self.room.push_window(window);
+        self.announce(window, start);
+        // Who has waited for one window without being announced never will be.
+        for (key, packet) in std::mem::take(&mut self.orphans) {
+            if self.tracks.contains_key(&key) {
+                self.receive(&key, packet);
+            }
+        }
+        for segment in &window.segments {
+            let Ok(batches) = window.batches(segment) else {
+                self.quality
+                    .note(format!("window {}: the segment of track {} is damaged", header.window, segment.key.track));
+                continue;
+            };
+            let mut damaged = 0;
+            for stored in batches {
+                match stored {
+                    Ok(stored) => {
+                        stored.batch.packets.into_iter().for_each(|packet| self.receive(&segment.key, packet))
+                    }
+                    Err(_) => damaged += 1,
+                }
+            }
+            if damaged > 0 {
+                let track = &segment.key.track;
+                self.quality.note(format!("window {}: {damaged} batches of track {track} are damaged", header.window));
+            }
+        }
+        // Only now all sender reports of the window are known, those of a participant's other tracks too.
+        for (key, track) in &mut self.tracks {
+            let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
+            track.place(clock);
+        }
+        Ok(())
+    }
+
+    /// Learns of the tracks that a window tells of.
+    fn announce(&mut self, window: &Window, start: RoomTime) {
+        let sends = |key: &TrackKey| window.segments.iter().any(|segment| segment.key == *key);
+        let carried = window.header.carry_over.tracks.iter().filter_map(|track| {
+            let producer = Producer::try_from(track.producer.clone()?).ok()?;
+            let sfu = SfuId::new(track.sfu_id.clone()).ok()?;
+            let key = TrackKey { sfu: sfu.clone(), track: producer.track.clone() };
+            (!track.closed || sends(&key)).then_some((sfu, producer))
+        });
+        let created = window.events.iter().filter_map(|stored| match &stored.event.kind {
+            EventKind::ProducerCreated(producer) => Some((stored.writer.sfu()?.clone(), producer.clone())),
+            _ => None,
+        });
+        for (sfu, producer) in carried.chain(created) {
+            let key = TrackKey { sfu, track: producer.track.clone() };
+            if self.tracks.get(&key).is_some_and(|track| track.producer == producer) || self.tracks.len() >= MAX_TRACKS
+            {
+                continue;
+            }
+            let media = if producer.is_audio {
+                TrackMedia::Audio(Box::new(AudioTrack::new(producer.clone(), start, self.samples.cast_signed())))
+            } else {
+                TrackMedia::Video(Box::new(VideoTrack::new(producer.clone())))
+            };
+            if let Some(replaced) = self.tracks.insert(key.clone(), Track { producer, media }) {
+                self.quality.tracks.insert(key, replaced.quality());
+            }
+        }
+    }
+
+    fn receive(&mut self, key: &TrackKey, packet: Packet) {
+        match self.tracks.get_mut(key) {
+            Some(track) => {
+                let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
+                track.receive(&packet, clock);
+            }
+            // Packets may precede the event that announces their track; those of a
+            // track that has ended find no place.
+            None if self.orphans.len() < MAX_ORPHANS => {
+                self.orphans.push((key.clone(), packet));
+            }
+            None => {}
+        }
+    }
+
+    /// Renders the next slice, if it is due.
+    ///
+    /// # Errors
+    /// [`Error::Encode`]: nothing more will come of this render.
+    pub fn next_slice(&mut self) -> Result<Option<RenderedSlice>, Error> {
+        while let Some(due) = self.schedule.next_due() {
+            let is_skipped = due.number < self.first;
+            self.render(&due, is_skipped)?;
+            self.forget_ended();
+            self.finished = due.last;
+            if is_skipped {
+                continue;
+            }
+            let Some(mut encoder) = self.encoder.take() else { break };
+            let encoded = if due.last {
+                encoder.finish_last()?
+            } else {
+                let encoded = encoder.finish_slice()?;
+                self.encoder = Some(encoder);
+                encoded
+            };
+            self.quality.slices += 1;
+            return Ok(Some(RenderedSlice { due, encoded }));
+        }
+        Ok(None)
+    }
+
+    /// Goes through the frames of a slice.
+    fn render(&mut self, due: &DueSlice, is_skipped: bool) -> Result<(), Error> {
+        let Some(start) = self.start else { return Ok(()) };
+        let fps = u64::from(self.spec.fps);
+        let frames = self.grid.frames(due.number);
+        let end_us = due.end.as_micros() as u64;
+        // The last slice ends with the recording; at least one frame shows it.
+        let frames_end = (end_us * fps).div_ceil(1_000_000).clamp(frames.start + 1, frames.end.max(frames.start + 1));
+        let samples_end =
+            if due.last { end_us * u64::from(SAMPLE_RATE) / 1_000_000 } else { self.grid.first_sample(due.number + 1) };
+        for frame in frames.start..frames_end {
+            let offset = Duration::from_micros(frame * 1_000_000 / fps);
+            let t = start + offset;
+            self.room.advance(t);
+            self.change_layout();
+            let is_last = frame + 1 == frames_end;
+            let until =
+                if is_last { samples_end } else { ((frame + 1) * u64::from(SAMPLE_RATE) / fps).min(samples_end) };
+            self.sound(until)?;
+            self.show(t, offset, is_skipped)?;
+        }
+        Ok(())
+    }
+
+    /// A changed layout counts from its moment on; one that cannot be read changes nothing.
+    fn change_layout(&mut self) {
+        let Some(text) = self.room.state().layout().filter(|text| *text != self.stage.text) else { return };
+        match Stage::new(text, &self.spec) {
+            Ok(stage) => {
+                // Tiles move from their old places to the new ones.
+                let transition = std::mem::take(&mut self.stage.transition);
+                self.stage = Stage { transition, ..stage };
+            }
+            Err(error) => {
+                self.quality.note(format!("a layout change was ignored: {error}"));
+                text.clone_into(&mut self.stage.text);
+            }
+        }
+    }
+
+    /// Mixes the samples up to `until` and hands them to the encoder, as far as it wants them.
+    fn sound(&mut self, until: u64) -> Result<(), Error> {
+        let count = until.saturating_sub(self.samples) as usize;
+        let wanted_from = self.encoder.as_ref().map_or(u64::MAX, Encoder::audio_from);
+        if until + SOUND_WARM_UP_SAMPLES < wanted_from {
+            for track in self.tracks.values_mut() {
+                if let TrackMedia::Audio(audio) = &mut track.media {
+                    audio.skip(count);
+                }
+            }
+            self.samples = until;
+            return Ok(());
+        }
+        let state = self.room.state();
+        let mut sum = vec![[0.0; 2]; count];
+        for (key, track) in &mut self.tracks {
+            let TrackMedia::Audio(audio) = &mut track.media else { continue };
+            let sound = audio.take(count);
+            let Producer { peer, kind, .. } = &track.producer;
+            let is_audible = !state.is_paused()
+                && state.track(key).is_some_and(|track| track.is_live())
+                && self.stage.layout.hears(peer, *kind);
+            self.mixer.add(&mut sum, key, &sound, is_audible);
+            if *kind == TrackKind::Audio {
+                let heard: &[_] = if is_audible { &sound } else { &[] };
+                self.meters.entry(peer.clone()).or_default().measure(heard, count);
+            }
+        }
+        let mixed = self.mixer.finish(sum);
+        let unwanted = 2 * wanted_from.saturating_sub(self.samples).min(count as u64) as usize;
+        self.samples = until;
+        if let Some(encoder) = self.encoder.as_mut().filter(|_| unwanted < mixed.len()) {
+            encoder.push_audio(&mixed[unwanted..])?;
+        }
+        Ok(())
+    }
+
+    /// Draws the frame at `t`, or only goes through what later ones depend on.
+    fn show(&mut self, t: RoomTime, offset: Duration, is_skipped: bool) -> Result<(), Error> {
+        let state = self.room.state();
+        let scene = state.scene(|peer| self.meters.get(peer).map_or(Activity::default(), SpeechMeter::activity));
+        let (width, height) = (self.spec.width, self.spec.height);
+        let wanted = self.stage.layout.arrange(&scene, width, height, &mut self.stage.memory, offset);
+        if is_skipped {
+            for track in self.tracks.values_mut() {
+                if let TrackMedia::Video(video) = &mut track.media {
+                    video.pass(t);
+                }
+            }
+            self.stage.transition.step(wanted, offset);
+            return Ok(());
+        }
+        let pictures = pictures(&mut self.tracks, state, &wanted, t);
+        let arrangement = self.stage.transition.step(wanted, offset);
+        self.painter.paint(&mut self.canvas, &arrangement, &|source| pictures.get(source).cloned());
+        if let Some(encoder) = &mut self.encoder {
+            encoder.push_video(&self.canvas)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of tracks that ended.
+    fn forget_ended(&mut self) {
+        let state = self.room.state();
+        let ended = |key: &TrackKey| state.track(key).is_some_and(|track| track.closed);
+        for (key, track) in self.tracks.extract_if(.., |key, _| ended(key)) {
+            self.quality.tracks.insert(key, track.quality());
+        }
+        let tracks = &self.tracks;
+        self.mixer.retain(|key| tracks.contains_key(key));
+        self.meters.retain(|peer, _| tracks.values().any(|track| track.producer.peer == *peer));
+        self.clocks
+            .retain(|(sfu, peer), _| tracks.iter().any(|(key, track)| key.sfu == *sfu && track.producer.peer == *peer));
+    }
+}
+
+/// The pictures at `t` of all sources that have a tile; tracks that are not seen go on unseen.
+fn pictures(
+    tracks: &mut BTreeMap<TrackKey, Track>,
+    state: &RoomState,
+    arrangement: &Arrangement,
+    t: RoomTime,
+) -> BTreeMap<SourceId, Picture> {
+    let mut pictures = BTreeMap::new();
+    for tile in arrangement.tiles.iter().filter(|tile| tile.content == Content::Picture) {
+        let Some(largest) = arrangement.tile_of(&tile.source).filter(|largest| std::ptr::eq(*largest, tile)) else {
+            continue;
+        };
+        let picture = state.tracks_of(&tile.source).find_map(|key| match &mut tracks.get_mut(key)?.media {
+            TrackMedia::Video(video) => video.picture(t, largest.rect.width, largest.rect.height),
+            TrackMedia::Audio(_) => None,
+        });
+        if let Some(picture) = picture {
+            pictures.insert(tile.source.clone(), picture);
+        }
+    }
+    for (key, track) in tracks {
+        if let TrackMedia::Video(video) = &mut track.media {
+            video.pass(t);
+            if !state.track(key).is_some_and(|track| track.is_live()) {
+                video.blank();
+            }
+        }
+    }
+    pictures
+}
+
+#[cfg(test)]
+mod tests;

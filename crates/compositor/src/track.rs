@@ -1,0 +1,14 @@
+//! What one track shows and sounds like at a moment of the room's clock.
+//!
+//! Owns the way from received packets to pictures and samples, and what is to be said of its quality. Does not own where a
+//! picture goes (layout), nor how sounds add up (mix).
+
+mod audio;
+mod intake;
+#[cfg(test)]
+pub(crate) mod tests_support;
+mod video;
+
+pub use audio::{AudioQuality, AudioTrack};
+pub use intake::IntakeQuality;
+pub use video::{VideoQuality, VideoTrack};

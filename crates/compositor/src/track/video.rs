@@ -1,0 +1,339 @@
+//! A camera or a screen: which layer is decoded, and the picture at a moment.
+//!
+//! Coded pictures wait until their moment and are decoded only if the track is in a tile; from the newest key picture on they
+//! are kept, so that a tile that comes back has its picture at once. After a loss the last good picture stands until the next
+//! key picture.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use roomreel_shared::batch::Packet;
+use roomreel_shared::event::{Codec, Producer};
+use roomreel_shared::rtp::{PayloadType, Ssrc};
+use roomreel_shared::time::RoomTime;
+use serde::{Deserialize, Serialize};
+
+use super::intake::{Intake, IntakeQuality};
+use crate::decode::{Error, VideoDecoder};
+use crate::depacketize::reorder::{PicturePackets, Reorder};
+use crate::depacketize::{CodedPicture, VideoDepacketizer};
+use crate::frame::Picture;
+use crate::timeline::clock::ParticipantClock;
+
+/// Most coded pictures and bytes that wait to be seen.
+const MAX_BACKLOG: usize = 300;
+const MAX_BACKLOG_BYTES: usize = 16 << 20;
+/// A layer without a picture for this long is off.
+const LAYER_OFF_US: i64 = 1_500_000;
+/// A layer must be the better one for this long: tiles change size while they move.
+const LAYER_PATIENCE_US: i64 = 1_000_000;
+/// A camera without a new picture for this long is frozen, and after the second time its last picture says nothing any more.
+const FROZEN_US: i64 = 1_000_000;
+const STALE_US: i64 = 10_000_000;
+
+/// How well a video track could be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VideoQuality {
+    /// Packets.
+    #[serde(flatten)]
+    pub intake: IntakeQuality,
+    /// Pictures that were decoded.
+    pub decoded_pictures: u64,
+    /// Pictures that lacked a packet or were malformed.
+    pub lost_pictures: u64,
+    /// Times a decoder refused a picture.
+    pub decoder_errors: u64,
+    /// Time in which an older picture stood for the one that should have been seen, milliseconds.
+    pub frozen_ms: u64,
+}
+
+struct Waiting {
+    time: RoomTime,
+    payload_type: PayloadType,
+    coded: CodedPicture,
+}
+
+/// One simulcast layer, or the only stream there is.
+struct Layer {
+    depacketizer: Option<(PayloadType, VideoDepacketizer)>,
+    /// Begins with a key picture, unless the layer is the one being decoded.
+    backlog: VecDeque<Waiting>,
+    backlog_bytes: usize,
+    /// Nothing can be decoded before the next key picture.
+    awaits_key: bool,
+    size: Option<(u32, u32)>,
+    newest: RoomTime,
+}
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self {
+            depacketizer: None,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            awaits_key: true,
+            size: None,
+            newest: RoomTime::default(),
+        }
+    }
+}
+
+impl Layer {
+    fn drop_until_key(&mut self) {
+        self.backlog.clear();
+        self.backlog_bytes = 0;
+        self.awaits_key = true;
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.backlog.pop_front()?;
+        self.backlog_bytes -= waiting.coded.data.len();
+        Some(waiting)
+    }
+
+    fn is_full(&self) -> bool {
+        self.backlog.len() > MAX_BACKLOG || self.backlog_bytes > MAX_BACKLOG_BYTES
+    }
+
+    /// Moves the pictures before `end` from `order` here.
+    fn take_before(
+        &mut self,
+        end: RoomTime,
+        order: &mut Reorder,
+        intake: &Producer,
+        quality: &mut VideoQuality,
+    ) -> u64 {
+        let mut missing = 0;
+        while let Some(packets) = order.pop_picture_before(end) {
+            missing += packets.missing_before + packets.missing_within;
+            if packets.payloads.is_empty() {
+                self.awaits_key |= packets.missing_before > 0;
+                continue;
+            }
+            match self.assemble(&packets, intake) {
+                Some(coded) if coded.is_key || !self.awaits_key => {
+                    if coded.is_key {
+                        self.drop_until_key();
+                        self.awaits_key = false;
+                        self.size = coded.size.or(self.size);
+                    }
+                    self.newest = packets.time;
+                    self.backlog_bytes += coded.data.len();
+                    self.backlog.push_back(Waiting { time: packets.time, payload_type: packets.payload_type, coded });
+                }
+                Some(_) => quality.lost_pictures += 1,
+                None => {
+                    quality.lost_pictures += 1;
+                    self.awaits_key = true;
+                }
+            }
+        }
+        missing
+    }
+
+    fn assemble(&mut self, packets: &PicturePackets, producer: &Producer) -> Option<CodedPicture> {
+        let payload_type = packets.payload_type;
+        if self.depacketizer.as_ref().is_none_or(|(of, _)| *of != payload_type) {
+            let depacketizer = producer.codec(payload_type).and_then(VideoDepacketizer::new)?;
+            self.depacketizer = Some((payload_type, depacketizer));
+            self.awaits_key = true;
+        }
+        // A hole before it took a picture that this one may build on; a key picture builds on nothing.
+        self.awaits_key |= packets.missing_before > 0 || packets.restarts;
+        let (_, depacketizer) = self.depacketizer.as_mut()?;
+        if !packets.is_whole() {
+            return None;
+        }
+        depacketizer.picture(&packets.payloads).ok()
+    }
+}
+
+/// A video track.
+pub struct VideoTrack {
+    intake: Intake,
+    producer: Producer,
+    is_screen: bool,
+    layers: BTreeMap<Ssrc, Layer>,
+    /// Which layer the decoder follows.
+    current: Option<Ssrc>,
+    /// Which layer would be better, and since when.
+    better: Option<(Ssrc, RoomTime)>,
+    decoder: Option<(Codec, VideoDecoder)>,
+    shown: Option<(RoomTime, Picture)>,
+    last_look: Option<RoomTime>,
+    frozen_us: u64,
+    quality: VideoQuality,
+}
+
+impl VideoTrack {
+    /// Of a track as its SFU described it.
+    #[must_use]
+    pub fn new(producer: Producer) -> Self {
+        Self {
+            intake: Intake::new(producer.clone()),
+            is_screen: producer.kind == roomreel_shared::policy::TrackKind::Screenshare,
+            producer,
+            layers: BTreeMap::new(),
+            current: None,
+            better: None,
+            decoder: None,
+            shown: None,
+            last_look: None,
+            frozen_us: 0,
+            quality: VideoQuality::default(),
+        }
+    }
+
+    /// Takes a packet as the SFU received it; call [`Self::place`] when all tracks have theirs.
+    pub fn receive(&mut self, packet: &Packet, participant: &mut ParticipantClock) {
+        self.intake.receive(packet, participant);
+    }
+
+    /// Puts what was received on the room's clock.
+    pub fn place(&mut self, participant: &ParticipantClock) {
+        self.intake.place(participant);
+    }
+
+    /// What is to be said of it so far.
+    #[must_use]
+    pub fn quality(&self) -> VideoQuality {
+        VideoQuality { intake: self.intake.quality(), frozen_ms: self.frozen_us / 1000, ..self.quality }
+    }
+
+    /// Moves to `t`, which never falls, without showing anything. Undecoded pictures pile up no further than from the newest
+    /// key picture on.
+    pub fn pass(&mut self, t: RoomTime) {
+        let end = t.offset_micros(1);
+        let mut missing = 0;
+        for (ssrc, stream) in self.intake.streams() {
+            let layer = self.layers.entry(ssrc).or_default();
+            missing += layer.take_before(end, &mut stream.order, &self.producer, &mut self.quality);
+            if layer.is_full() && self.current != Some(ssrc) && self.current.is_some() {
+                layer.drop_until_key();
+            }
+        }
+        self.intake.count_lost(missing);
+        let intake = &self.intake;
+        self.layers.retain(|ssrc, _| intake.has_stream(*ssrc));
+        let overfull = self.layers.iter().find(|(_, layer)| layer.is_full()).map(|(ssrc, _)| *ssrc);
+        if let Some(ssrc) = overfull {
+            self.follow(ssrc);
+            self.decode();
+        }
+    }
+
+    /// The track shows nothing now, by its owner's wish: what was seen before is not to be seen again.
+    pub fn blank(&mut self) {
+        self.shown = None;
+        self.last_look = None;
+    }
+
+    /// The picture at `t`, which never falls, for a tile of `width` x `height` pixels. `None` before the first one.
+    pub fn picture(&mut self, t: RoomTime, width: u32, height: u32) -> Option<Picture> {
+        self.pass(t);
+        if let Some(better) = self.better_layer(t, width, height) {
+            self.follow(better);
+        }
+        self.decode();
+        self.judge(t);
+        let (_, picture) = self.shown.as_ref()?;
+        Some(picture.clone())
+    }
+
+    /// The layer to change to at `t`.
+    fn better_layer(&mut self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
+        let best = self.best_layer(t, width, height)?;
+        if Some(best) == self.current {
+            self.better = None;
+            return None;
+        }
+        let current = self.current.and_then(|ssrc| self.layers.get(&ssrc));
+        let is_dead = current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.awaits_key);
+        match self.better {
+            _ if is_dead || self.shown.is_none() => Some(best),
+            Some((ssrc, since)) if ssrc == best => (t.micros_since(since) >= LAYER_PATIENCE_US).then_some(best),
+            _ => {
+                self.better = Some((best, t));
+                None
+            }
+        }
+    }
+
+    /// The smallest layer that has a picture and fills the tile, else the largest.
+    fn best_layer(&self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
+        let can_show = |ssrc: Ssrc, layer: &Layer| {
+            let is_on = self.layers.len() == 1 || t.micros_since(layer.newest) <= LAYER_OFF_US;
+            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.awaits_key))
+        };
+        let size = |layer: &Layer| layer.size.unwrap_or_default();
+        let candidates = || self.layers.iter().filter(|(ssrc, layer)| can_show(**ssrc, layer));
+        let fills = |layer: &Layer| size(layer).0 >= width || size(layer).1 >= height;
+        candidates()
+            .filter(|(_, layer)| fills(layer))
+            .min_by_key(|(_, layer)| size(layer))
+            .or_else(|| candidates().max_by_key(|(_, layer)| size(layer)))
+            .map(|(ssrc, _)| *ssrc)
+    }
+
+    fn follow(&mut self, ssrc: Ssrc) {
+        self.better = None;
+        if self.current == Some(ssrc) {
+            return;
+        }
+        // What the old layer has left builds on pictures that are not decoded any more.
+        if let Some(left) = self.current.replace(ssrc).and_then(|left| self.layers.get_mut(&left)) {
+            left.drop_until_key();
+        }
+        if let Some((_, decoder)) = &mut self.decoder {
+            decoder.reset();
+        }
+    }
+
+    /// Decodes what the current layer has.
+    fn decode(&mut self) {
+        let Some(layer) = self.current.and_then(|ssrc| self.layers.get_mut(&ssrc)) else { return };
+        while let Some(waiting) = layer.pop() {
+            let Some(codec) = self.producer.codec(waiting.payload_type).map(|parameters| &parameters.codec) else {
+                continue;
+            };
+            if self.decoder.as_ref().is_none_or(|(of, _)| of != codec) {
+                self.decoder = match VideoDecoder::new(codec) {
+                    Ok(decoder) => Some((codec.clone(), decoder)),
+                    Err(_) => None,
+                };
+            }
+            let decoded = match &mut self.decoder {
+                Some((_, decoder)) => decoder.decode(&waiting.coded.data, waiting.time.as_micros()),
+                None => Err(Error::Unsupported { codec: codec.name().to_owned(), why: String::new() }),
+            };
+            match decoded {
+                Ok(pictures) => {
+                    self.quality.decoded_pictures += pictures.len() as u64;
+                    if let Some((time_us, picture)) = pictures.into_iter().next_back() {
+                        self.shown = Some((RoomTime::from_micros(time_us), picture));
+                    }
+                }
+                Err(_) => {
+                    self.quality.decoder_errors += 1;
+                    layer.drop_until_key();
+                    if let Some((_, decoder)) = &mut self.decoder {
+                        decoder.reset();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts frozen time up to `t`, and lets go of a camera's picture that is too old.
+    fn judge(&mut self, t: RoomTime) {
+        let since_last = self.last_look.replace(t).map_or(0, |last| t.micros_since(last).max(0));
+        let Some((shown_at, _)) = &self.shown else { return };
+        let age = t.micros_since(*shown_at);
+        let awaits_key = self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.awaits_key);
+        if awaits_key || (!self.is_screen && age > FROZEN_US) {
+            self.frozen_us += since_last.unsigned_abs();
+        }
+        if !self.is_screen && age > STALE_US {
+            self.shown = None;
+        }
+    }
+}
