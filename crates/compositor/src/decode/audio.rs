@@ -159,6 +159,8 @@ impl AudioDecoder {
             return Ok(());
         }
         let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
+        // One channel stays one and is doubled here: libswresample would make it 3 dB softer.
+        let is_mono = frame.ch_layout().channels() == 1;
         let resampler = match &mut self.resampler {
             Some(resampler) => resampler,
             None => {
@@ -167,7 +169,7 @@ impl AudioDecoder {
                     frame.ch_layout(),
                     frame.rate(),
                     OUTPUT,
-                    ChannelLayout::STEREO,
+                    if is_mono { ChannelLayout::MONO } else { ChannelLayout::STEREO },
                     SAMPLE_RATE,
                 );
                 self.resampler.insert(made.map_err(|error| damaged(&self.codec, error))?)
@@ -175,14 +177,17 @@ impl AudioDecoder {
         };
         let expected = frame.samples() * self.ratio;
         // An empty frame would be given room for as many samples as went in, not for as many as come out.
-        let mut resampled = frame::Audio::new(OUTPUT, expected + RESAMPLER_SLACK, ChannelLayoutMask::STEREO);
+        let layout = if is_mono { ChannelLayoutMask::MONO } else { ChannelLayoutMask::STEREO };
+        let mut resampled = frame::Audio::new(OUTPUT, expected + RESAMPLER_SLACK, layout);
         resampler.run(frame, &mut resampled).map_err(|error| damaged(&self.codec, error))?;
         let given = resampled.samples();
         self.ahead += given as i64 - expected as i64;
         let silence = usize::try_from(-self.ahead).unwrap_or(0);
         self.ahead = self.ahead.max(0);
         samples.extend(std::iter::repeat_n(0.0, silence * 2));
-        if given > 0 {
+        if given > 0 && is_mono {
+            samples.extend(resampled.plane::<f32>(0).iter().flat_map(|&sample| [sample; 2]));
+        } else if given > 0 {
             samples.extend(resampled.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right]));
         }
         Ok(())
