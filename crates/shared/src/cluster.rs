@@ -223,3 +223,15 @@ pub fn render_progress_prefix() -> String {
 pub fn render_progress_key(recording: &RecordingId, composite: Option<&CompositeId>) -> String {
     render_key(recording, composite).replacen("/renders/", "/render-progress/", 1)
 }
+
+/// All requests that the coordinator's API has put to the leader.
+#[must_use]
+pub fn requests_prefix() -> String {
+    format!("{PREFIX}/requests/")
+}
+
+/// A request; `id` is the coordinator's own, of lower-case hexadecimal digits.
+#[must_use]
+pub fn request_key(id: &str) -> String {
+    format!("{}{id}", requests_prefix())
+}

@@ -1,0 +1,394 @@
+//! One leadership: reads the rooms, lists what is alive, plans, performs, over and over.
+//!
+//! Level-triggered: every round lists everything and compares; watches and log entries only bring the next round forward. So a
+//! watch that stalls, an event that is lost or an action that fails costs time and nothing else.
+//!
+//! Owns the loop and its clock. Does not own the lease (see [`crate::node`]) or any decision (see [`crate::plan`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use opentelemetry::KeyValue;
+use rand::rngs::StdRng;
+use rand::{RngCore as _, SeedableRng as _};
+use roomreel_shared::cluster::{self, ActiveRecording, Role};
+use roomreel_shared::id::{RecordingId, SfuId};
+use roomreel_shared::ports::{Coordination, NewEntry, Ports, RoomLog};
+use roomreel_shared::recording::Recording;
+use roomreel_shared::subject::Shard;
+use roomreel_shared::time::RoomTime;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::CoordinatorConfig;
+use crate::control::{At, Control};
+use crate::election::Tenure;
+use crate::metrics::Metrics;
+use crate::notices;
+use crate::observed::Observed;
+use crate::perform::{Effect, Error, Performer};
+use crate::plan::{self, Action, Limits, Memory, Now, World};
+use crate::reader::{Read, read_shard};
+use crate::rooms::{RoomKey, Rooms};
+
+/// Longest time between two rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Shortest time between two rounds.
+const ROUND_GAP: Duration = Duration::from_millis(50);
+/// Writes under way at once.
+const CONCURRENCY: usize = 16;
+/// Log entries taken at once.
+const READ_AHEAD: usize = 1024;
+/// Messages to SFUs under way at once; beyond it they are not sent, and counted.
+const MAX_NOTICES: usize = 256;
+
+/// A leadership and how long it can be relied upon.
+pub struct Reign {
+    /// Create revision of the leader's key.
+    pub fence: u64,
+    /// Of the lease the key is bound to.
+    pub tenure: watch::Receiver<Tenure>,
+    /// What the tenure's times count from.
+    pub origin: Instant,
+    /// Cancelled when it is over.
+    pub over: CancellationToken,
+}
+
+impl Reign {
+    /// Whether the leader may act now.
+    #[must_use]
+    pub fn may_act(&self) -> bool {
+        !self.over.is_cancelled() && self.tenure.borrow().holds(self.origin.elapsed())
+    }
+
+    /// When it ends unless the lease is renewed.
+    #[must_use]
+    pub fn ends_at(&self) -> Instant {
+        self.origin + self.tenure.borrow().until()
+    }
+}
+
+/// What a leader knows and does.
+pub struct Leader {
+    ports: Ports,
+    limits: Limits,
+    shards: u32,
+    reign: Reign,
+    metrics: Metrics,
+    began: Instant,
+    rooms: Rooms,
+    /// Shards whose past has not been read yet.
+    behind: BTreeSet<Shard>,
+    memory: Memory,
+    control: Control,
+    appending: Option<JoinHandle<()>>,
+    /// Documents as they stand in the bucket.
+    documented: BTreeMap<RecordingId, Recording>,
+    notices: JoinSet<()>,
+    unreadable: BTreeSet<String>,
+    troubled: bool,
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if let Some(appending) = &self.appending {
+            appending.abort();
+        }
+    }
+}
+
+impl Leader {
+    /// A new leadership.
+    #[must_use]
+    pub fn new(ports: Ports, config: CoordinatorConfig, reign: Reign, metrics: Metrics) -> Self {
+        let limits = config.limits();
+        Self {
+            ports,
+            shards: config.shards,
+            reign,
+            metrics,
+            began: Instant::now(),
+            rooms: Rooms::new(config.shards, config.default_policy, config.idle_limit),
+            behind: Shard::all(config.shards).collect(),
+            memory: Memory::default(),
+            control: Control::new(StdRng::from_os_rng().next_u64(), config.shards, config.window),
+            limits,
+            appending: None,
+            documented: BTreeMap::new(),
+            notices: JoinSet::new(),
+            unreadable: BTreeSet::new(),
+            troubled: false,
+        }
+    }
+
+    /// Leads until the leadership is over.
+    pub async fn run(mut self) {
+        let mut tasks = JoinSet::new();
+        let (to, mut reads) = mpsc::channel(READ_AHEAD);
+        for shard in Shard::all(self.shards) {
+            tasks.spawn(read_shard(self.ports.log.clone(), shard, to.clone()));
+        }
+        drop(to);
+        let wake = Arc::new(Notify::new());
+        for prefix in [
+            cluster::nodes_prefix(Role::Ingest),
+            cluster::nodes_prefix(Role::Compositor),
+            cluster::progress_prefix(),
+            cluster::render_progress_prefix(),
+            cluster::requests_prefix(),
+        ] {
+            tasks.spawn(wake_on_change(self.ports.coordination.clone(), prefix, wake.clone()));
+        }
+        let over = self.reign.over.clone();
+        let round = ROUND.min(self.limits.window / 4).max(ROUND_GAP);
+        let mut next = Instant::now();
+        let mut earliest = next;
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                () = over.cancelled() => return,
+                () = wake.notified() => next = next.min(earliest),
+                count = reads.recv_many(&mut batch, READ_AHEAD) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.take(&mut batch);
+                    next = next.min(earliest);
+                }
+                () = sleep_until(next) => {
+                    let changed = self.round().await;
+                    earliest = Instant::now() + ROUND_GAP;
+                    next = if changed { earliest } else { Instant::now() + round };
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &mut Vec<Read>) {
+        for read in batch.drain(..) {
+            match read {
+                Read::CaughtUp(shard) => {
+                    self.behind.remove(&shard);
+                }
+                Read::Entry(entry) => match self.rooms.apply(&entry) {
+                    Ok(Some(echo)) => self.control.on_echo(&echo),
+                    Ok(None) => {}
+                    Err(refused) => {
+                        self.metrics.refused(refused.kind());
+                        tracing::debug!(sequence = entry.sequence, %refused, "a log entry was refused");
+                    }
+                },
+            }
+        }
+    }
+
+    /// Lists, plans, performs. Answers whether something was changed.
+    async fn round(&mut self) -> bool {
+        if !self.reign.may_act() {
+            return false;
+        }
+        let begun = Instant::now();
+        let observed = match Observed::read(&*self.ports.coordination).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.trouble(&error);
+                return false;
+            }
+        };
+        self.report(&observed);
+        let now = Now { monotonic: self.began.elapsed(), wall: OffsetDateTime::now_utc() };
+        let rooms = self.behind.is_empty().then_some(&self.rooms);
+        let world = World { now, alive: &observed.alive, rooms };
+        let actions = plan::plan(&world, &mut self.memory, &self.limits);
+        let finishing: BTreeSet<_> = actions.iter().filter_map(Action::finishes).cloned().collect();
+        let changed = self.perform(&observed, actions, now).await;
+        self.document(&observed, &finishing).await;
+        self.append(now);
+        let wall_us = i64::try_from(now.wall.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+        self.rooms.forget_closed(roomreel_shared::time::LogTime::from_micros(wall_us));
+        self.metrics.reconcile.record(begun.elapsed().as_secs_f64(), &[]);
+        changed
+    }
+
+    async fn perform(&mut self, observed: &Observed, actions: Vec<Action>, now: Now) -> bool {
+        let at = At { monotonic: now.monotonic, wall: wall(now) };
+        for action in &actions {
+            match action {
+                Action::Command { room, command, event } => self.control.command(room, command, event.clone(), at),
+                Action::Tick { room } => self.control.tick(room, at),
+                _ => {}
+            }
+        }
+        let performer = &self.performer(observed);
+        let doing: Vec<BoxFuture<'_, _>> =
+            actions.iter().map(|action| async move { (action, performer.perform(action).await) }.boxed()).collect();
+        let done: Vec<_> = stream::iter(doing).buffer_unordered(CONCURRENCY).collect().await;
+        let mut changed = false;
+        for (action, result) in done {
+            match result {
+                Ok(Effect::None) => {}
+                Ok(effect) => {
+                    changed = true;
+                    self.tell(action, observed);
+                    if let Effect::Finished(recording) = effect {
+                        self.documented.remove(&recording.id);
+                        self.memory.on_finished(*recording);
+                    }
+                }
+                Err(Error::Over) => return false,
+                Err(error) => self.trouble(&error),
+            }
+        }
+        changed
+    }
+
+    fn performer<'a>(&'a self, observed: &'a Observed) -> Performer<'a> {
+        Performer { ports: &self.ports, reign: &self.reign, revisions: &observed.revisions, metrics: &self.metrics }
+    }
+
+    /// Brings `recording.json` of every active recording up to date, but of those in `finishing`: their final document may
+    /// stand, whatever came of the rest.
+    async fn document(&mut self, observed: &Observed, finishing: &BTreeSet<RecordingId>) {
+        let active = &observed.alive.recordings;
+        self.documented.retain(|id, _| active.contains_key(id));
+        let stale: Vec<_> = active
+            .values()
+            .map(|active| &active.recording)
+            .filter(|recording| self.documented.get(&recording.id) != Some(recording))
+            .filter(|recording| !finishing.contains(&recording.id))
+            .collect();
+        let performer = &self.performer(observed);
+        let documented = &self.documented;
+        let writing: Vec<BoxFuture<'_, _>> = stale
+            .into_iter()
+            .map(|recording| {
+                let first = !documented.contains_key(&recording.id);
+                async move { (recording, performer.document(recording, first).await) }.boxed()
+            })
+            .collect();
+        let written: Vec<_> = stream::iter(writing).buffer_unordered(CONCURRENCY).collect().await;
+        for (recording, result) in written {
+            match result {
+                Ok(()) => {
+                    self.documented.insert(recording.id.clone(), recording.clone());
+                }
+                Err(Error::Over) => return,
+                Err(error) => self.trouble(&error),
+            }
+        }
+    }
+
+    /// Appends due control entries beside the loop: a log that hangs delays nothing else. One batch at a time keeps the order.
+    fn append(&mut self, now: Now) {
+        if self.appending.as_ref().is_some_and(|appending| !appending.is_finished()) {
+            return;
+        }
+        let due = self.control.due(now.monotonic);
+        if !due.is_empty() {
+            self.appending = Some(tokio::spawn(append_all(self.ports.log.clone(), due)));
+        }
+    }
+
+    /// Tells the SFUs of the room what a performed action means to them.
+    fn tell(&mut self, action: &Action, observed: &Observed) {
+        while self.notices.try_join_next().is_some() {}
+        let (recording, state, notice) = match action {
+            Action::Start(active) => (&active.recording, Some(true), notices::notice(None, active)),
+            Action::Update(active) => {
+                let before: Option<&ActiveRecording> = observed.alive.recordings.get(&active.recording.id);
+                (&active.recording, None, before.and_then(|before| notices::notice(Some(before), active)))
+            }
+            Action::Finish { recording, .. } => (&**recording, Some(false), None),
+            _ => return,
+        };
+        let key = RoomKey { tenant: recording.tenant.clone(), room: recording.room.clone() };
+        let Some(room) = self.rooms.get(&key) else { return };
+        let sfus: Vec<SfuId> = room.sfus.iter().cloned().collect();
+        let notice = notice.filter(|_| room.policy.notify_participants);
+        if self.notices.len() >= MAX_NOTICES {
+            self.metrics.notices_failed.add(1, &[]);
+            return;
+        }
+        let (bus, id) = (self.ports.bus.clone(), recording.id.clone());
+        if let Some(active) = state {
+            self.notices.spawn(notices::tell_state(bus.clone(), key.clone(), sfus.clone(), id.clone(), active));
+        }
+        if let Some(notice) = notice {
+            self.notices.spawn(notices::notify(bus, key, sfus, id, notice, self.metrics.clone()));
+        }
+    }
+
+    fn report(&mut self, observed: &Observed) {
+        if std::mem::take(&mut self.troubled) {
+            tracing::info!("the coordination store answers again");
+        }
+        for (key, why) in &observed.unreadable {
+            // Each key is named once: the list comes again every second.
+            if self.unreadable.len() < MAX_NOTICES && self.unreadable.insert(key.clone()) {
+                self.metrics.refused("record");
+                tracing::warn!(key, why, "a record cannot be read and is passed over; delete it if it is not ours");
+            }
+        }
+        for role in [Role::Ingest, Role::Compositor] {
+            let count = observed.alive.nodes.keys().filter(|(r, _)| *r == role).count();
+            self.metrics.nodes.record(count as u64, &[KeyValue::new("role", format!("{role:?}").to_lowercase())]);
+        }
+        use roomreel_shared::recording::State;
+        for state in [State::Starting, State::Active, State::Paused, State::Ending] {
+            let active = observed.alive.recordings.values();
+            let count = active.filter(|active| active.recording.state == state).count();
+            self.metrics
+                .recordings
+                .record(count as u64, &[KeyValue::new("state", format!("{state:?}").to_lowercase())]);
+        }
+        self.metrics.rooms.record(self.rooms.len() as u64, &[]);
+        self.metrics.control_pending.record(self.control.pending() as u64, &[]);
+    }
+
+    /// Logs the first of a row of failures.
+    fn trouble(&mut self, error: &dyn std::fmt::Display) {
+        if !std::mem::replace(&mut self.troubled, true) {
+            tracing::warn!(%error, "the coordinator cannot do its work and tries again every second");
+        }
+    }
+}
+
+fn wall(now: Now) -> RoomTime {
+    RoomTime::from_micros(i64::try_from(now.wall.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+/// Appends each room's entries in order; what fails is due again later.
+async fn append_all(log: Arc<dyn RoomLog>, due: Vec<Vec<NewEntry>>) {
+    let log = &log;
+    let in_order = |entries: Vec<NewEntry>| async move {
+        for entry in entries {
+            let subject = entry.subject.clone();
+            if let Err(error) = log.append(entry).await {
+                tracing::info!(%subject, %error, "a control entry is appended again later");
+                return;
+            }
+        }
+    };
+    let rooms: Vec<BoxFuture<'_, ()>> = due.into_iter().map(|entries| in_order(entries).boxed()).collect();
+    stream::iter(rooms).buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+}
+
+/// Wakes the loop when something below `prefix` may have changed.
+async fn wake_on_change(store: Arc<dyn Coordination>, prefix: String, wake: Arc<Notify>) {
+    loop {
+        if let Ok(mut changes) = store.watch(&prefix).await {
+            // What changed before the watch stood is found by this round.
+            wake.notify_one();
+            while changes.next().await.is_some() {
+                wake.notify_one();
+            }
+        }
+        sleep(ROUND).await;
+    }
+}

@@ -1,0 +1,271 @@
+//! Performs planned actions: fenced transactions, and the documents of the bucket.
+//!
+//! Every transaction compares the leader's key and the record that it changes. Nothing is begun, and nothing is waited for,
+//! past the leader's tenure. Does not decide.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use roomreel_shared::cluster;
+use roomreel_shared::id::{RecordingId, TenantId};
+use roomreel_shared::key::{self, Key, RecordingKeys};
+use roomreel_shared::ports::{Change, Compare, CoordinationError, ObjectStore, Outcome, Ports, StoreError};
+use roomreel_shared::recording::Recording;
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::time::timeout_at;
+
+use crate::leader::Reign;
+use crate::metrics::Metrics;
+use crate::plan::{Action, RenderId};
+
+/// What became of an action.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Nothing was changed.
+    None,
+    /// Something was changed: plan again.
+    Changed,
+    /// The recording's final state is in the bucket.
+    Finished(Box<Recording>),
+}
+
+/// Why an action could not be performed. It is planned again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The coordination store.
+    #[error(transparent)]
+    Coordination(#[from] CoordinationError),
+    /// The bucket.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The tenure ended first; whether it was done is for the next leader to see.
+    #[error("this leadership ended")]
+    Over,
+}
+
+/// Performs under one leadership, on what was observed.
+pub struct Performer<'a> {
+    pub ports: &'a Ports,
+    pub reign: &'a Reign,
+    pub revisions: &'a BTreeMap<String, u64>,
+    pub metrics: &'a Metrics,
+}
+
+impl Performer<'_> {
+    /// Performs one action. Entries for the log are not performed here.
+    pub async fn perform(&self, action: &Action) -> Result<Effect, Error> {
+        match action {
+            Action::Start(active) => {
+                let recording = &active.recording;
+                match self.bounded(final_state(&*self.ports.store, &recording.tenant, &recording.id)).await? {
+                    Ok(Some(finished)) => return Ok(Effect::Finished(Box::new(finished))),
+                    // The store being away delays no start: a recording that had ended finds its own last window.
+                    Ok(None) | Err(StoreError::Unavailable { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                self.write("start", cluster::recording_key(&recording.id), active, Vec::new()).await
+            }
+            Action::Update(active) => {
+                self.write("update", cluster::recording_key(&active.recording.id), active, Vec::new()).await
+            }
+            Action::Assign { assignment, moved } => {
+                let key = cluster::assignment_key(&assignment.spec.recording);
+                let effect = self.write("assign", key, assignment, Vec::new()).await?;
+                self.count_move(*moved, &effect);
+                Ok(effect)
+            }
+            Action::Render { id, job, restart, moved } => {
+                let progress = cluster::render_progress_key(&id.recording, id.composite.as_ref());
+                let also = if *restart { vec![Change::Delete(progress)] } else { Vec::new() };
+                let key = cluster::render_key(&id.recording, id.composite.as_ref());
+                let effect = self.write("render", key, job, also).await?;
+                self.count_move(*moved, &effect);
+                Ok(effect)
+            }
+            Action::Answer { request, outcome } => self.answer(request, outcome).await,
+            Action::Finish { recording, renders } => self.finish(recording, renders).await,
+            Action::Command { .. } | Action::Tick { .. } => Ok(Effect::None),
+        }
+    }
+
+    fn count_move(&self, moved: bool, effect: &Effect) {
+        if moved && *effect == Effect::Changed {
+            self.metrics.reassignments.add(1, &[]);
+        }
+    }
+
+    async fn answer(&self, id: &str, outcome: &crate::request::Outcome) -> Result<Effect, Error> {
+        let key = cluster::request_key(id);
+        let Some(record) = self.bounded(self.ports.coordination.get(&key)).await?? else {
+            return Ok(Effect::None);
+        };
+        let Ok(mut request) = crate::observed::json::<crate::request::Request>(&record) else {
+            return Ok(Effect::None);
+        };
+        request.outcome = Some(outcome.clone());
+        // The replica's lease no longer holds the record: a fresh one gives it time to read the outcome.
+        let lease = self.bounded(self.ports.coordination.grant_lease(crate::api::REQUEST_LEASE)).await??;
+        let put = Change::Put(key.clone(), to_json(&request), Some(lease));
+        self.transact("answer", Compare::Unchanged(key, record.mod_revision), vec![put]).await
+    }
+
+    /// The bucket first, then the keys: killed in between, the next leader finishes again and finds the first final state.
+    async fn finish(&self, recording: &Recording, renders: &[RenderId]) -> Result<Effect, Error> {
+        let store = &*self.ports.store;
+        let index = index_key(&recording.id);
+        let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+        let body = to_json(recording);
+        let (recording, body) = match self.bounded(store.create(&index, body.clone())).await? {
+            Ok(()) => (recording.clone(), body),
+            Err(StoreError::AlreadyExists { .. }) => {
+                match self.bounded(final_state(store, &recording.tenant, &recording.id)).await?? {
+                    Some(first) => {
+                        let body = to_json(&first);
+                        (first, body)
+                    }
+                    None => (recording.clone(), body),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.bounded(store.put(&keys.recording_json(), body)).await??;
+        let id = &recording.id;
+        let mut gone = vec![cluster::recording_key(id), cluster::assignment_key(id), cluster::progress_key(id)];
+        for RenderId { recording, composite } in renders {
+            gone.push(cluster::render_key(recording, composite.as_ref()));
+            gone.push(cluster::render_progress_key(recording, composite.as_ref()));
+        }
+        let guard = self.guard(cluster::recording_key(id));
+        match self.transact("finish", guard, gone.into_iter().map(Change::Delete).collect()).await? {
+            Effect::Changed => Ok(Effect::Finished(Box::new(recording))),
+            other => Ok(other),
+        }
+    }
+
+    /// Brings the bucket's documents of a recording that is not final up to date.
+    pub async fn document(&self, recording: &Recording, first: bool) -> Result<(), Error> {
+        let store = &*self.ports.store;
+        let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+        if first {
+            match self.bounded(store.create(&keys.policy_json(), to_json(&recording.policy))).await? {
+                Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.bounded(store.put(&keys.recording_json(), to_json(recording))).await??;
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        what: &'static str,
+        key: String,
+        value: &impl Serialize,
+        also: Vec<Change>,
+    ) -> Result<Effect, Error> {
+        let guard = self.guard(key.clone());
+        let mut changes = vec![Change::Put(key, to_json(value), None)];
+        changes.extend(also);
+        self.transact(what, guard, changes).await
+    }
+
+    /// The record is as it was observed.
+    fn guard(&self, key: String) -> Compare {
+        match self.revisions.get(&key) {
+            Some(revision) => Compare::Unchanged(key, *revision),
+            None => Compare::Absent(key),
+        }
+    }
+
+    async fn transact(&self, what: &'static str, guard: Compare, changes: Vec<Change>) -> Result<Effect, Error> {
+        let fence = Compare::Created(cluster::leader_key(), self.reign.fence);
+        match self.bounded(self.ports.coordination.transact(vec![fence, guard], changes)).await?? {
+            Outcome::Committed(_) => Ok(Effect::Changed),
+            Outcome::Conflict => {
+                self.metrics.conflicts.add(1, &[opentelemetry::KeyValue::new("action", what)]);
+                self.check_still_leading().await?;
+                Ok(Effect::None)
+            }
+        }
+    }
+
+    /// After a refused write: was it the record, or are we deposed?
+    async fn check_still_leading(&self) -> Result<(), Error> {
+        let record = self.bounded(self.ports.coordination.get(&cluster::leader_key())).await??;
+        if record.is_none_or(|record| record.create_revision != self.reign.fence) {
+            self.reign.over.cancel();
+            return Err(Error::Over);
+        }
+        Ok(())
+    }
+
+    /// Does not begin, and does not wait, past the tenure.
+    async fn bounded<T>(&self, call: impl Future<Output = T>) -> Result<T, Error> {
+        if !self.reign.may_act() {
+            return Err(Error::Over);
+        }
+        timeout_at(self.reign.ends_at(), call).await.map_err(|_| Error::Over)
+    }
+}
+
+/// What is written to the coordination store and the bucket.
+pub fn to_json(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("plain data with text keys always serializes"))
+}
+
+/// Where the final state of a recording is indexed: by the day (UTC) in its id, which is that on which its room opened.
+pub fn index_key(recording: &RecordingId) -> Key {
+    key::index(&date_path(recording_date(recording)), recording)
+}
+
+/// A date as the index spells it.
+pub fn date_path(date: time::Date) -> String {
+    format!("{:04}/{:02}/{:02}", date.year(), u8::from(date.month()), date.day())
+}
+
+/// The day in a recording's id (see [`RecordingId::generate`]); the first day of 1970 for an id that is not ours.
+fn recording_date(recording: &RecordingId) -> time::Date {
+    const DIGITS: &str = "0123456789abcdefghjkmnpqrstvwxyz";
+    let mut digits = recording.as_str().chars().take(10).map(|c| DIGITS.find(c));
+    let ms = digits.try_fold(0_i128, |ms, digit| Some(ms * 32 + i128::try_from(digit?).ok()?));
+    let at = ms.and_then(|ms| OffsetDateTime::from_unix_timestamp_nanos(ms * 1_000_000).ok());
+    at.unwrap_or(OffsetDateTime::UNIX_EPOCH).date()
+}
+
+/// The final state of a recording, if it has one and is this tenant's.
+pub async fn final_state(
+    store: &dyn ObjectStore,
+    tenant: &TenantId,
+    recording: &RecordingId,
+) -> Result<Option<Recording>, StoreError> {
+    let body = match store.get(&index_key(recording)).await {
+        Ok(body) => body,
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let parsed: Option<Recording> = serde_json::from_slice(&body).ok();
+    Ok(parsed.filter(|found| found.tenant == *tenant && found.id == *recording && found.state.is_final()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_goes_by_the_day_in_the_id() {
+        for (created_ms, day) in [
+            (0, "1970/01/01"),
+            (1_700_000_000_000, "2023/11/14"),
+            (1_735_689_599_999, "2024/12/31"),
+            (1_735_689_600_000, "2025/01/01"),
+        ] {
+            let id = RecordingId::generate(created_ms, 7);
+            assert_eq!(index_key(&id).as_str(), format!("index/{day}/{id}.json"));
+        }
+        for hostile in ["x", "../../etc", "zzzzzzzzzzzzzzzzzzzzzzzzzz", "会議会議会議会議会議"] {
+            let id = RecordingId::new(hostile).expect("any text can be spelled");
+            assert!(index_key(&id).as_str().starts_with("index/1970/01/01/"), "{hostile}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The pure planner: what is known in, what is to be done out.
+//!
+//! [`plan`] is level-triggered: it compares what is with what ought to be, and asks again for what has not come about.
+//! Performing an action twice, late, or not at all is therefore harmless, and so is another leader planning the same.
+//!
+//! Owns: the life of recordings ([`lifecycle`]), who folds and renders them ([`placement`]), the brake ([`brake`]) and what
+//! requests come to ([`requests`]). Does not own clocks, writes or the numbering of control entries.
+
+pub mod brake;
+pub mod lifecycle;
+pub mod placement;
+pub mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use roomreel_shared::cluster::{ActiveRecording, Assignment, Node, Progress, RenderJob, RenderProgress, Role};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::event::EventKind;
+use roomreel_shared::id::{CompositeId, NodeId, RecordingId};
+use roomreel_shared::recording::Recording;
+use time::OffsetDateTime;
+
+use crate::request::{Outcome, Request};
+use crate::rooms::{RoomKey, Rooms};
+
+/// The planner's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since this leadership began; never goes back.
+    pub monotonic: Duration,
+    /// On the leader's wall clock; for ages that outlive a leader.
+    pub wall: OffsetDateTime,
+}
+
+/// A render among those of all recordings; no composite: the documents-only job.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RenderId {
+    /// Of which recording.
+    pub recording: RecordingId,
+    /// What.
+    pub composite: Option<CompositeId>,
+}
+
+/// What is alive, as the coordination store has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Alive {
+    /// Nodes whose lease holds.
+    pub nodes: BTreeMap<(Role, NodeId), Node>,
+    /// Recordings that are not final.
+    pub recordings: BTreeMap<RecordingId, ActiveRecording>,
+    /// Who folds them.
+    pub assignments: BTreeMap<RecordingId, Assignment>,
+    /// How far the folds are.
+    pub progress: BTreeMap<RecordingId, Progress>,
+    /// Renders that were asked for.
+    pub renders: BTreeMap<RenderId, RenderJob>,
+    /// How far the renders are.
+    pub render_progress: BTreeMap<RenderId, RenderProgress>,
+    /// Requests of the API, answered ones included.
+    pub requests: BTreeMap<String, Request>,
+}
+
+/// Everything the planner decides by.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// When.
+    pub now: Now,
+    /// What is alive.
+    pub alive: &'a Alive,
+    /// Rooms; `None` while the log has not been read to where it stood when this leadership began.
+    pub rooms: Option<&'a Rooms>,
+}
+
+/// The cluster's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Number of shards.
+    pub shards: u32,
+    /// Window duration.
+    pub window: Duration,
+    /// Silence of a room's SFUs, in log time, that ends a recording.
+    pub idle: Duration,
+    /// Age that ends a recording.
+    pub max_duration: Duration,
+    /// Time without progress after which an ended recording is given up.
+    pub ending: Duration,
+    /// Rendered where nothing else is asked.
+    pub composites: Vec<CompositeSpec>,
+}
+
+/// What the planner remembers from plan to plan. Lost with the leadership; everything in it is found again or harmless.
+#[derive(Debug, Default)]
+pub struct Memory {
+    brake: brake::Brake,
+    waits: BTreeMap<RecordingId, lifecycle::Wait>,
+    finished: BTreeMap<RecordingId, Recording>,
+}
+
+/// Most finished recordings that are remembered.
+const MAX_FINISHED: usize = 10_000;
+
+impl Memory {
+    /// Notes that the bucket has the final state of a recording: it is not started again.
+    pub fn on_finished(&mut self, recording: Recording) {
+        if self.finished.len() >= MAX_FINISHED {
+            self.finished.pop_first();
+        }
+        self.finished.insert(recording.id.clone(), recording);
+    }
+}
+
+/// What the shell does next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write down a new recording, unless the bucket has its final state ([`Memory::on_finished`]).
+    Start(Box<ActiveRecording>),
+    /// Write down a recording's new state.
+    Update(Box<ActiveRecording>),
+    /// Give a fold to a node.
+    Assign {
+        /// To whom and what.
+        assignment: Assignment,
+        /// Another node had it.
+        moved: bool,
+    },
+    /// Write down a render job.
+    Render {
+        /// Which.
+        id: RenderId,
+        /// The job.
+        job: Box<RenderJob>,
+        /// Drop the progress of the attempt before.
+        restart: bool,
+        /// Another node had it.
+        moved: bool,
+    },
+    /// See that this entry stands in the room's log; its command id tells it from others.
+    Command {
+        /// Which room.
+        room: RoomKey,
+        /// The command's id.
+        command: String,
+        /// The entry.
+        event: EventKind,
+    },
+    /// See that the room's log time moves on.
+    Tick {
+        /// Which room.
+        room: RoomKey,
+    },
+    /// Tell the API what came of a request.
+    Answer {
+        /// Which.
+        request: String,
+        /// What.
+        outcome: Box<Outcome>,
+    },
+    /// Write the final state to the bucket, then forget the recording.
+    Finish {
+        /// In its final state.
+        recording: Box<Recording>,
+        /// Its renders, to be forgotten with it.
+        renders: Vec<RenderId>,
+    },
+}
+
+impl Action {
+    /// The recording whose final state it writes.
+    #[must_use]
+    pub fn finishes(&self) -> Option<&RecordingId> {
+        match self {
+            Self::Finish { recording, .. } => Some(&recording.id),
+            _ => None,
+        }
+    }
+}
+
+/// Decides what is to be done.
+pub fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let wishes = requests::plan(world, memory, limits, &mut actions);
+    let finishing = lifecycle::plan(world, memory, limits, &wishes, &mut actions);
+    placement::plan(world, memory, &finishing, &mut actions);
+    actions
+}
+
+/// Recordings that this plan finishes: nothing is placed for them any more.
+type Finishing = BTreeSet<RecordingId>;

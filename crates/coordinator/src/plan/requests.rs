@@ -1,0 +1,239 @@
+//! What requests of the API come to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roomreel_shared::cluster::{ActiveRecording, FoldSpec};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::event::{EventKind, EventRef};
+use roomreel_shared::id::RecordingId;
+use roomreel_shared::policy;
+use roomreel_shared::recording::{Recording, State};
+
+use super::{Action, Limits, Memory, World};
+use crate::request::{Outcome, Refusal, Request, Wish};
+use crate::rooms::{Room, RoomKey};
+
+/// Stops that were asked for in this plan, and by whom.
+pub type Wishes = BTreeMap<RecordingId, String>;
+
+/// The id of the recording that `cause` starts in a session of a room: the same whoever decides it, and however often.
+#[must_use]
+pub fn recording_id(key: &RoomKey, room: &Room, cause: &str) -> RecordingId {
+    let session = &room.session;
+    let mut hasher = blake3::Hasher::new();
+    for text in [key.tenant.as_str(), key.room.as_str(), cause] {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    hasher.update(&session.opened.incarnation.to_le_bytes()).update(&session.opened.event_no.to_le_bytes());
+    let random = u128::from_le_bytes(hasher.finalize().as_bytes()[..16].try_into().expect("a hash has 32 bytes"));
+    let created_ms = u64::try_from(session.log_time.as_micros()).unwrap_or(0) / 1000;
+    RecordingId::generate(created_ms, random)
+}
+
+/// A recording about to be started.
+struct Start<'a> {
+    key: &'a RoomKey,
+    room: &'a Room,
+    id: RecordingId,
+    from: Option<EventRef>,
+    requested_by: &'a str,
+    composites: Vec<CompositeSpec>,
+}
+
+fn start(start: Start<'_>, world: &World<'_>, limits: &Limits) -> Action {
+    let Start { key, room, id, from, requested_by, composites } = start;
+    let recording = Recording {
+        id: id.clone(),
+        tenant: key.tenant.clone(),
+        room: key.room.clone(),
+        state: State::Starting,
+        reason: if from.is_some() { "started by the room's policy" } else { "started on request" }.to_owned(),
+        stop_reason: None,
+        requested_by: requested_by.to_owned(),
+        created_at: world.now.wall,
+        finished_at: None,
+        duration_ms: None,
+        windows: None,
+        incomplete: false,
+        composites,
+        policy: room.policy.clone(),
+        files: Vec::new(),
+    };
+    let spec = FoldSpec {
+        tenant: key.tenant.clone(),
+        room: key.room.clone(),
+        recording: id,
+        shards: limits.shards,
+        from,
+        start_sequence: room.session.sequence,
+        window_ms: u64::try_from(limits.window.as_millis()).unwrap_or(u64::MAX),
+        // The fold begins to read at the session's first event, and meets every later policy in the log.
+        policy: room.initial_policy.clone(),
+    };
+    Action::Start(Box::new(ActiveRecording { recording, spec, stopping: false }))
+}
+
+/// Rooms that are being recorded, and by what.
+type Recorded<'a> = BTreeMap<RoomKey, &'a RecordingId>;
+
+fn recorded<'a>(world: &World<'a>) -> Recorded<'a> {
+    let running = world.alive.recordings.iter().filter(|(_, active)| !active.stopping);
+    running.map(|(id, active)| (room_of(&active.recording), id)).collect()
+}
+
+fn room_of(recording: &Recording) -> RoomKey {
+    RoomKey { tenant: recording.tenant.clone(), room: recording.room.clone() }
+}
+
+pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions: &mut Vec<Action>) -> Wishes {
+    let mut stops = Wishes::new();
+    // Without the rooms nobody's role is known: requests wait.
+    let Some(rooms) = world.rooms else { return stops };
+    let recorded = recorded(world);
+    let mut starting = BTreeSet::new();
+    for (request_id, request) in world.alive.requests.iter().filter(|(_, request)| request.outcome.is_none()) {
+        let decision = match &request.wish {
+            Wish::Start { room, composites } => {
+                let key = RoomKey { tenant: request.tenant.clone(), room: room.clone() };
+                match rooms.get(&key) {
+                    // Another request starts one in this plan; the next plan says which.
+                    Some(_) if starting.contains(&key) => Ok(None),
+                    Some(room) => {
+                        let id = recording_id(&key, room, request_id);
+                        let composites = composites.clone().unwrap_or_else(|| limits.composites.clone());
+                        let granted = decide_start(world, memory, recorded.get(&key), room, &id, request);
+                        if granted == Ok(None) {
+                            let requested_by = request.requested_by();
+                            let begin = Start { key: &key, room, id, from: None, requested_by, composites };
+                            actions.push(start(begin, world, limits));
+                            starting.insert(key);
+                        }
+                        granted
+                    }
+                    None => Err(Refusal::RoomNotOpen),
+                }
+            }
+            Wish::Stop { recording } => decide_running(world, recording, request).map(|active| {
+                if active.stopping {
+                    return Some(active.recording.clone());
+                }
+                stops.insert(recording.clone(), request.requested_by().to_owned());
+                None
+            }),
+            Wish::Pause { recording } | Wish::Resume { recording } => decide_running(world, recording, request)
+                .and_then(|active| {
+                    let key = room_of(&active.recording);
+                    let seen = rooms.get(&key).and_then(|room| room.recordings.get(recording));
+                    if active.stopping {
+                        return Err(Refusal::Ended);
+                    }
+                    let pausing = matches!(request.wish, Wish::Pause { .. });
+                    if seen.is_some_and(|seen| seen.commands.contains(request_id)) {
+                        let state = if pausing { State::Paused } else { active.recording.state };
+                        return Ok(Some(Recording { state, ..active.recording.clone() }));
+                    }
+                    actions.push(pause_or_resume(key, recording, request_id, request, pausing));
+                    Ok(None)
+                }),
+        };
+        let outcome = match decision {
+            Ok(Some(recording)) => Outcome::Done(Box::new(recording)),
+            Ok(None) => continue,
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        actions.push(Action::Answer { request: request_id.clone(), outcome: Box::new(outcome) });
+    }
+    start_unasked(world, memory, limits, &recorded, &starting, actions);
+    stops
+}
+
+fn pause_or_resume(key: RoomKey, recording: &RecordingId, id: &str, request: &Request, pausing: bool) -> Action {
+    let (recording, command) = (recording.clone(), id.to_owned());
+    let requested_by = request.requested_by().to_owned();
+    let event = if pausing {
+        EventKind::RecordingPaused { recording, command, requested_by }
+    } else {
+        EventKind::RecordingResumed { recording, command, requested_by }
+    };
+    Action::Command { room: key, command: id.to_owned(), event }
+}
+
+/// `Ok(None)`: it may begin.
+fn decide_start(
+    world: &World<'_>,
+    memory: &Memory,
+    recorded_by: Option<&&RecordingId>,
+    room: &Room,
+    id: &RecordingId,
+    request: &Request,
+) -> Result<Option<Recording>, Refusal> {
+    // A request that has been granted before, by this leader or another, has come to this.
+    let granted = world.alive.recordings.get(id).map(|active| &active.recording).or_else(|| memory.finished.get(id));
+    if let Some(recording) = granted {
+        return Ok(Some(recording.clone()));
+    }
+    if room.closed.is_some() {
+        return Err(Refusal::RoomNotOpen);
+    }
+    may_record(&room.policy, request)?;
+    match recorded_by {
+        Some(recording) => Err(Refusal::AlreadyRecorded { recording: (*recording).clone() }),
+        None => Ok(None),
+    }
+}
+
+fn may_record(policy: &policy::Policy, request: &Request) -> Result<(), Refusal> {
+    let checked = match &request.peer {
+        Some(peer) => policy.check_record(peer),
+        None if policy.enabled => Ok(()),
+        None => Err(policy::Refusal::Disabled),
+    };
+    checked.map_err(|refusal| match refusal {
+        policy::Refusal::Disabled => Refusal::Disabled,
+        policy::Refusal::NotAuthorised { .. } => Refusal::NotAuthorised { detail: refusal.to_string() },
+    })
+}
+
+/// The recording that a request names, if its asker may command it.
+fn decide_running<'a>(
+    world: &World<'a>,
+    recording: &RecordingId,
+    request: &Request,
+) -> Result<&'a ActiveRecording, Refusal> {
+    let alive = world.alive;
+    let active = alive.recordings.get(recording).filter(|active| active.recording.tenant == request.tenant);
+    let active = active.ok_or(Refusal::Ended)?;
+    let key = room_of(&active.recording);
+    let policy = world.rooms.and_then(|rooms| rooms.get(&key)).map_or(&active.recording.policy, |room| &room.policy);
+    match may_record(policy, request) {
+        // Where recording is disabled, a recording is being stopped anyway.
+        Ok(()) | Err(Refusal::Disabled) => Ok(active),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Starts what policy wants recorded and nobody has asked for.
+fn start_unasked(
+    world: &World<'_>,
+    memory: &Memory,
+    limits: &Limits,
+    recorded: &Recorded<'_>,
+    starting: &BTreeSet<RoomKey>,
+    actions: &mut Vec<Action>,
+) {
+    let Some(rooms) = world.rooms else { return };
+    for (key, room) in rooms.iter() {
+        let wanted = room.policy.enabled && room.policy.auto_record && room.had_producer && room.session.whole;
+        if !wanted || starting.contains(key) {
+            continue;
+        }
+        let id = recording_id(key, room, "auto");
+        let known = world.alive.recordings.contains_key(&id) || memory.finished.contains_key(&id);
+        if known || recorded.contains_key(key) {
+            continue;
+        }
+        let from = Some(room.session.opened);
+        let composites = limits.composites.clone();
+        actions.push(start(Start { key, room, id, from, requested_by: "", composites }, world, limits));
+    }
+}

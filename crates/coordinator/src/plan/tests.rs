@@ -1,0 +1,712 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use roomreel_shared::cluster::{ActiveRecording, Node, Progress, RenderProgress, Role};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::event::{EventKind, StopReason};
+use roomreel_shared::id::{NodeId, RecordingId};
+use roomreel_shared::policy::{Audience, Policy};
+use roomreel_shared::ports::LogEntry;
+use roomreel_shared::recording::{Recording, State};
+use roomreel_shared::time::LogTime;
+use time::OffsetDateTime;
+
+use super::*;
+use crate::request::{Refusal, Request, Wish};
+use crate::testing::{auto, event_payload, event_subject, id, producer_created, room_closed, room_created};
+
+fn limits() -> Limits {
+    Limits {
+        shards: 1,
+        window: Duration::from_secs(4),
+        idle: Duration::from_secs(60),
+        max_duration: Duration::from_secs(3600),
+        ending: Duration::from_secs(600),
+        composites: vec![CompositeSpec::default()],
+    }
+}
+
+/// A cluster in which what is planned happens at once, and everything else when the test says so.
+struct Cluster {
+    alive: Alive,
+    rooms: Rooms,
+    memory: Memory,
+    limits: Limits,
+    seconds: u64,
+    sequence: u64,
+    finished: Vec<Recording>,
+    commands: Vec<EventKind>,
+    started: usize,
+    moves: usize,
+    answers: BTreeMap<String, Outcome>,
+}
+
+impl Cluster {
+    fn new(ingest: usize, compositors: usize) -> Self {
+        let mut cluster = Self {
+            alive: Alive::default(),
+            rooms: Rooms::new(1, Policy::default(), Duration::from_secs(60)),
+            memory: Memory::default(),
+            limits: limits(),
+            seconds: 0,
+            sequence: 0,
+            finished: Vec::new(),
+            commands: Vec::new(),
+            started: 0,
+            moves: 0,
+            answers: BTreeMap::new(),
+        };
+        for n in 0..ingest {
+            cluster.join(Role::Ingest, &format!("i{n}"));
+        }
+        for n in 0..compositors {
+            cluster.join(Role::Compositor, &format!("c{n}"));
+        }
+        cluster
+    }
+
+    fn join(&mut self, role: Role, name: &str) {
+        let node = Node { id: id(name), role, capacity: 100, load: 0, draining: false, version: "test".to_owned() };
+        self.alive.nodes.insert((role, node.id.clone()), node);
+    }
+
+    fn leave(&mut self, role: Role, name: &str) {
+        self.alive.nodes.remove(&(role, id(name)));
+    }
+
+    fn drain(&mut self, role: Role, name: &str) {
+        self.alive.nodes.get_mut(&(role, id(name))).expect("there").draining = true;
+    }
+
+    fn event(&mut self, room: &str, kind: EventKind) {
+        self.sequence += 1;
+        let entry = LogEntry {
+            sequence: self.sequence,
+            time: self.log_time(),
+            subject: event_subject("acme", "sfu", room, 1, &kind).to_string(),
+            trace_parent: None,
+            payload: event_payload(room, 9, self.sequence, kind),
+        };
+        self.rooms.apply(&entry).expect("well formed");
+    }
+
+    fn log_time(&self) -> LogTime {
+        LogTime::from_micros(1_700_000_000_000_000 + i64::try_from(self.seconds).expect("small") * 1_000_000)
+    }
+
+    fn open(&mut self, room: &str, policy: Policy) {
+        self.event(room, room_created(Some(policy)));
+        self.event(room, producer_created());
+    }
+
+    fn close(&mut self, room: &str) {
+        self.event(room, room_closed());
+    }
+
+    fn plan(&mut self) -> Vec<Action> {
+        let now = Now {
+            monotonic: Duration::from_secs(self.seconds),
+            wall: OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + self.seconds),
+        };
+        let world = World { now, alive: &self.alive, rooms: Some(&self.rooms) };
+        plan(&world, &mut self.memory, &self.limits)
+    }
+
+    /// Plans and performs until nothing more is to be done.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            let mut again = false;
+            for action in self.plan() {
+                again |= self.perform(action);
+            }
+            if !again {
+                return;
+            }
+        }
+        panic!("the plan never comes to rest: {:?}", self.plan());
+    }
+
+    fn perform(&mut self, action: Action) -> bool {
+        let alive = &mut self.alive;
+        match action {
+            Action::Start(active) => {
+                self.started += 1;
+                assert!(alive.recordings.insert(active.recording.id.clone(), *active).is_none(), "started twice");
+            }
+            Action::Update(active) => {
+                alive.recordings.insert(active.recording.id.clone(), *active);
+            }
+            Action::Assign { assignment, moved } => {
+                self.moves += usize::from(moved);
+                alive.assignments.insert(assignment.spec.recording.clone(), assignment);
+            }
+            Action::Render { id, job, restart, moved } => {
+                self.moves += usize::from(moved && !restart);
+                if restart {
+                    alive.render_progress.remove(&id);
+                }
+                alive.renders.insert(id, *job);
+            }
+            Action::Command { event, .. } => {
+                self.commands.push(event);
+                return false;
+            }
+            Action::Tick { .. } => return false,
+            Action::Answer { request, outcome } => {
+                alive.requests.remove(&request);
+                self.answers.insert(request, *outcome);
+            }
+            Action::Finish { recording, renders } => {
+                assert!(recording.state.is_final() && !recording.reason.is_empty(), "{recording:?}");
+                alive.recordings.remove(&recording.id);
+                alive.assignments.remove(&recording.id);
+                alive.progress.remove(&recording.id);
+                for render in renders {
+                    alive.renders.remove(&render);
+                    alive.render_progress.remove(&render);
+                }
+                self.memory.on_finished((*recording).clone());
+                self.finished.push(*recording);
+            }
+        }
+        true
+    }
+
+    fn the_recording(&self) -> &ActiveRecording {
+        assert_eq!(self.alive.recordings.len(), 1);
+        self.alive.recordings.values().next().expect("one")
+    }
+
+    fn state(&self) -> State {
+        self.the_recording().recording.state
+    }
+
+    /// Ingest reports on every assignment.
+    fn fold(&mut self, windows: u64, change: impl Fn(&mut Progress)) {
+        let now = self.log_time().as_micros();
+        for (id, assignment) in &self.alive.assignments {
+            let mut progress = Progress {
+                node: assignment.node.clone(),
+                windows,
+                finished: false,
+                log_time_us: now,
+                sfu_log_time_us: now,
+                paused: false,
+                bytes_per_second: 0,
+                incomplete: false,
+                duration_us: windows * 4_000_000,
+            };
+            change(&mut progress);
+            self.alive.progress.insert(id.clone(), progress);
+        }
+    }
+
+    /// Compositors report.
+    fn render(&mut self, change: impl Fn(&mut RenderProgress)) {
+        for (id, job) in &self.alive.renders {
+            let Some(node) = job.node.clone() else { continue };
+            let mut progress = RenderProgress {
+                node,
+                slices: 1,
+                finished: false,
+                error: None,
+                files: vec!["metadata.json".to_owned()],
+            };
+            change(&mut progress);
+            self.alive.render_progress.insert(id.clone(), progress);
+        }
+    }
+
+    fn request(&mut self, name: &str, peer: Option<&str>, wish: Wish) {
+        let request =
+            Request { tenant: id("acme"), subject: "api".to_owned(), peer: peer.map(id), wish, outcome: None };
+        self.alive.requests.insert(name.to_owned(), request);
+        self.settle();
+    }
+
+    fn start(&mut self, name: &str, peer: Option<&str>, room: &str) -> Result<Recording, Refusal> {
+        self.request(name, peer, Wish::Start { room: id(room), composites: None });
+        self.answer(name)
+    }
+
+    fn answer(&mut self, name: &str) -> Result<Recording, Refusal> {
+        match self.answers.remove(name).expect("answered") {
+            Outcome::Done(recording) => Ok(*recording),
+            Outcome::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
+/// A cluster that records a room by policy and has committed windows.
+fn recording_cluster() -> Cluster {
+    let mut cluster = Cluster::new(3, 2);
+    cluster.open("standup", auto());
+    cluster.settle();
+    cluster.fold(3, |_| {});
+    cluster.settle();
+    assert_eq!(cluster.state(), State::Active);
+    cluster
+}
+
+#[test]
+fn policy_starts_a_recording_at_the_rooms_creation_once() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.open("standup", auto());
+    cluster.open("private", Policy::default());
+    cluster.open("off", Policy { enabled: false, ..auto() });
+    cluster.settle();
+    let active = cluster.the_recording().clone();
+    assert_eq!((active.spec.start_sequence, active.recording.room.as_str()), (1, "standup"));
+    assert_eq!(active.spec.from.expect("retroactive").event_no, 1);
+    assert_eq!(active.recording.state, State::Starting);
+    assert_eq!((cluster.alive.assignments.len(), cluster.alive.renders.len()), (1, 1));
+    assert!(cluster.commands.iter().any(|event| matches!(event, EventKind::RecordingStarted { .. })));
+    // Stopped by hand, it is not started again in the same session.
+    cluster.request("r", None, Wish::Stop { recording: active.recording.id.clone() });
+    cluster.fold(1, |progress| progress.finished = true);
+    cluster.render(|progress| progress.finished = true);
+    cluster.settle();
+    assert_eq!((cluster.finished.len(), cluster.started), (1, 1));
+    // Another leader does not know that it was, and comes to the same id.
+    cluster.memory = Memory::default();
+    let again = cluster.plan();
+    assert!(matches!(&again[..], [Action::Start(start)] if start.recording.id == active.recording.id), "{again:?}");
+}
+
+#[test]
+fn a_room_that_closed_while_nobody_led_is_recorded() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.open("standup", auto());
+    cluster.close("standup");
+    cluster.settle();
+    assert_eq!(cluster.state(), State::Ending);
+    cluster.fold(2, |progress| progress.finished = true);
+    cluster.render(|progress| progress.finished = true);
+    cluster.settle();
+    assert_eq!(cluster.finished[0].state, State::Complete);
+    assert_eq!(cluster.started, 1);
+}
+
+#[test]
+fn a_room_that_opens_again_is_another_session() {
+    let mut cluster = recording_cluster();
+    cluster.close("standup");
+    cluster.settle();
+    cluster.open("standup", auto());
+    cluster.settle();
+    let mut states: Vec<_> = cluster.alive.recordings.values().map(|active| active.recording.state).collect();
+    states.sort();
+    assert_eq!(states, [State::Starting, State::Ending]);
+}
+
+#[test]
+fn recordings_stop_for_their_reasons() {
+    type Cause = fn(&mut Cluster);
+    let cases: [(Cause, StopReason, State); 6] = [
+        (|c| c.close("standup"), StopReason::RoomClosed, State::Complete),
+        (
+            |c| {
+                c.seconds += 60;
+                c.fold(15, |progress| progress.sfu_log_time_us -= 60_000_000);
+            },
+            StopReason::Idle,
+            State::Complete,
+        ),
+        (|c| c.seconds += 3600, StopReason::LimitReached, State::LimitReached),
+        (
+            |c| c.fold(900, |progress| progress.duration_us = 3_600_000_000),
+            StopReason::LimitReached,
+            State::LimitReached,
+        ),
+        (
+            |c| c.event("standup", EventKind::RoomPolicyUpdated { policy: Policy { enabled: false, ..auto() } }),
+            StopReason::Policy,
+            State::Complete,
+        ),
+        (
+            |c| {
+                let recording = c.the_recording().recording.id.clone();
+                c.request("r", Some("host"), Wish::Stop { recording });
+            },
+            StopReason::Requested,
+            State::Complete,
+        ),
+    ];
+    for (cause, stop_reason, state) in cases {
+        let mut cluster = recording_cluster();
+        cause(&mut cluster);
+        cluster.commands.clear();
+        cluster.settle();
+        assert_eq!(cluster.state(), State::Ending, "{stop_reason:?}");
+        let stop = cluster.commands.iter().find_map(|event| match event {
+            EventKind::RecordingStopped { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        assert_eq!(stop, Some(stop_reason), "the log is told");
+        cluster.fold(20, |progress| progress.finished = true);
+        cluster.settle();
+        assert_eq!(cluster.state(), State::Ending, "{stop_reason:?}: the render is waited for");
+        cluster.render(|progress| progress.finished = true);
+        cluster.settle();
+        let finished = &cluster.finished[0];
+        assert_eq!((finished.state, finished.stop_reason), (state, Some(stop_reason)));
+        assert_eq!(finished.files, ["recording.json", "policy.json", "metadata.json"]);
+        assert_eq!(cluster.alive.recordings.len() + cluster.alive.renders.len() + cluster.alive.progress.len(), 0);
+    }
+}
+
+#[test]
+fn an_ingest_node_that_lags_does_not_make_a_room_idle() {
+    let mut cluster = recording_cluster();
+    cluster.seconds += 600;
+    cluster.settle();
+    assert_eq!(cluster.state(), State::Active);
+}
+
+#[test]
+fn nothing_is_decided_about_rooms_that_are_not_known_yet() {
+    let mut cluster = recording_cluster();
+    cluster.close("standup");
+    cluster.leave(Role::Ingest, "i0");
+    let now = Now { monotonic: Duration::from_secs(9), wall: OffsetDateTime::UNIX_EPOCH };
+    let request = Wish::Start { room: id("unknown"), composites: None };
+    let request = Request { tenant: id("acme"), subject: "api".to_owned(), peer: None, wish: request, outcome: None };
+    cluster.alive.requests.insert("r".to_owned(), request);
+    let world = World { now, alive: &cluster.alive, rooms: None };
+    let actions = plan(&world, &mut cluster.memory, &cluster.limits);
+    let room_bound = |action: &&Action| matches!(action, Action::Start(_) | Action::Answer { .. } | Action::Update(_));
+    assert_eq!(actions.iter().find(room_bound), None);
+}
+
+#[test]
+fn folds_stay_where_they_are_until_their_node_goes() {
+    let mut cluster = recording_cluster();
+    let holder = |cluster: &Cluster| cluster.alive.assignments.values().next().expect("one").node.clone();
+    let first = holder(&cluster);
+    cluster.join(Role::Ingest, "new");
+    cluster.settle();
+    assert_eq!(holder(&cluster), first, "a node that joins takes nothing");
+    cluster.leave(Role::Ingest, first.as_str());
+    cluster.settle();
+    assert_eq!(holder(&cluster), first, "not within the grace");
+    cluster.seconds += 1;
+    cluster.settle();
+    let second = holder(&cluster);
+    assert_ne!(second, first);
+    cluster.drain(Role::Ingest, second.as_str());
+    cluster.settle();
+    let third = holder(&cluster);
+    assert_ne!(third, second, "a draining node gives away what it has");
+    for name in ["i0", "i1", "i2", "new"] {
+        cluster.leave(Role::Ingest, name);
+    }
+    cluster.join(Role::Ingest, third.as_str());
+    cluster.drain(Role::Ingest, third.as_str());
+    cluster.settle();
+    assert_eq!(holder(&cluster), third, "unless there is nobody to give it to");
+    assert_eq!(cluster.moves, 2);
+}
+
+#[test]
+fn full_and_closed_nodes_get_nothing_new_while_others_have_room() {
+    let mut cluster = Cluster::new(3, 1);
+    for (name, capacity, load) in [("i0", 10, 10), ("i1", 0, 0), ("i2", 10, 9)] {
+        let node = cluster.alive.nodes.get_mut(&(Role::Ingest, id(name))).expect("there");
+        (node.capacity, node.load) = (capacity, load);
+    }
+    for n in 0..20 {
+        cluster.open(&format!("room{n}"), auto());
+    }
+    cluster.settle();
+    assert!(cluster.alive.assignments.values().all(|assignment| assignment.node.as_str() == "i2"));
+    // Recording too much beats not recording.
+    cluster.alive.nodes.get_mut(&(Role::Ingest, id("i2"))).expect("there").load = 10;
+    cluster.open("one more", auto());
+    cluster.settle();
+    let nodes: BTreeSet<_> = cluster.alive.assignments.values().map(|assignment| assignment.node.as_str()).collect();
+    assert_eq!(cluster.alive.assignments.len(), 21);
+    assert!(!nodes.contains("i1"), "{nodes:?}");
+}
+
+#[test]
+fn rendezvous_spreads_and_moves_only_what_it_must() {
+    let place = |nodes: usize| -> BTreeMap<RecordingId, NodeId> {
+        let mut cluster = Cluster::new(nodes, 1);
+        for n in 0..300 {
+            cluster.open(&format!("room{n}"), auto());
+        }
+        cluster.settle();
+        cluster.alive.assignments.into_iter().map(|(id, assignment)| (id, assignment.node)).collect()
+    };
+    let (three, four) = (place(3), place(4));
+    for name in ["i0", "i1", "i2"] {
+        let share = three.values().filter(|node| node.as_str() == name).count();
+        assert!((70..130).contains(&share), "{name}: {share}");
+    }
+    let moved = three.iter().filter(|(id, node)| four[*id] != **node);
+    assert!(moved.into_iter().all(|(id, _)| four[id].as_str() == "i3"));
+}
+
+#[test]
+fn a_mass_loss_of_leases_moves_nothing() {
+    let mut cluster = Cluster::new(10, 1);
+    for n in 0..50 {
+        cluster.open(&format!("room{n}"), auto());
+    }
+    cluster.settle();
+    for n in 0..6 {
+        cluster.leave(Role::Ingest, &format!("i{n}"));
+    }
+    for _ in 0..20 {
+        cluster.seconds += 1;
+        cluster.settle();
+    }
+    assert_eq!(cluster.moves, 0);
+    for n in 0..6 {
+        cluster.join(Role::Ingest, &format!("i{n}"));
+    }
+    for _ in 0..60 {
+        cluster.seconds += 1;
+        cluster.settle();
+    }
+    assert_eq!(cluster.moves, 0, "they came back");
+}
+
+#[test]
+fn a_render_is_tried_three_times_and_then_given_up_with_its_reason() {
+    let mut cluster = recording_cluster();
+    cluster.close("standup");
+    cluster.fold(3, |progress| progress.finished = true);
+    cluster.settle();
+    let job = |cluster: &Cluster| {
+        cluster.alive.renders.values().find(|job| job.composite.is_some()).expect("the grid").clone()
+    };
+    let mut nodes = Vec::new();
+    for attempt in 0..3 {
+        assert_eq!(job(&cluster).failures, attempt);
+        nodes.push(job(&cluster).node.expect("given to a node"));
+        cluster.render(|progress| progress.error = Some("out of memory".to_owned()));
+        cluster.settle();
+    }
+    assert_ne!(nodes[0], nodes[1]);
+    assert_eq!(job(&cluster).node, None);
+    // The documents, which that job was to write, become a job of their own.
+    assert_eq!(cluster.state(), State::Ending);
+    let documents: Vec<_> = cluster.alive.renders.values().filter(|job| job.composite.is_none()).collect();
+    assert!(matches!(&documents[..], [job] if job.documents && job.node.is_some()));
+    cluster.render(|progress| progress.finished = true);
+    cluster.settle();
+    let finished = &cluster.finished[0];
+    assert_eq!(finished.state, State::Failed);
+    assert!(
+        finished.reason.contains("composite grid") && finished.reason.contains("out of memory"),
+        "{}",
+        finished.reason
+    );
+    assert!(finished.files.contains(&"metadata.json".to_owned()));
+}
+
+#[test]
+fn without_compositors_or_ingest_a_recording_is_given_up_in_time() {
+    for (ingest, compositors, windows, state) in
+        [(0, 1, 0, State::Aborted), (1, 0, 5, State::Failed), (1, 1, 5, State::Failed)]
+    {
+        let mut cluster = Cluster::new(ingest, compositors);
+        cluster.open("standup", auto());
+        cluster.settle();
+        if windows > 0 {
+            cluster.fold(windows, |progress| progress.finished = compositors == 0);
+        }
+        cluster.close("standup");
+        cluster.settle();
+        cluster.seconds += 599;
+        cluster.settle();
+        assert_eq!(cluster.finished.len(), 0);
+        cluster.seconds += 1;
+        cluster.settle();
+        assert_eq!(cluster.finished[0].state, state);
+        assert!(cluster.finished[0].reason.contains("10 min"), "{}", cluster.finished[0].reason);
+    }
+}
+
+#[test]
+fn requests_are_granted_and_refused_by_room_and_role() {
+    let policy = Policy { who_can_record: Audience::CoHost, co_host_ids: vec![id("bo")], ..Policy::default() };
+    let mut cluster = Cluster::new(1, 1);
+    cluster.open("standup", policy.clone());
+    cluster.open("off", Policy { enabled: false, ..policy });
+    assert_eq!(cluster.start("r1", Some("host"), "elsewhere"), Err(Refusal::RoomNotOpen));
+    assert_eq!(cluster.start("r2", Some("host"), "off"), Err(Refusal::Disabled));
+    assert_eq!(cluster.start("r3", None, "off"), Err(Refusal::Disabled));
+    assert!(matches!(cluster.start("r4", Some("guest"), "standup"), Err(Refusal::NotAuthorised { .. })));
+    let recording = cluster.start("r5", Some("bo"), "standup").expect("a co-host may");
+    assert_eq!((recording.state, recording.requested_by.as_str()), (State::Starting, "bo"));
+    assert_eq!(cluster.the_recording().spec.from, None);
+    assert_eq!(cluster.start("r5", Some("bo"), "standup").expect("the same request").id, recording.id);
+    assert_eq!(cluster.start("r6", None, "standup"), Err(Refusal::AlreadyRecorded { recording: recording.id.clone() }));
+    cluster.request("r7", Some("guest"), Wish::Stop { recording: recording.id.clone() });
+    assert!(matches!(cluster.answer("r7"), Err(Refusal::NotAuthorised { .. })));
+    cluster.request("r8", None, Wish::Stop { recording: recording.id.clone() });
+    assert_eq!(cluster.answer("r8").expect("a service may").stop_reason, Some(StopReason::Requested));
+    cluster.request("r9", None, Wish::Pause { recording: recording.id.clone() });
+    assert_eq!(cluster.answer("r9"), Err(Refusal::Ended));
+    cluster.request("r10", None, Wish::Stop { recording: id("nonesuch") });
+    assert_eq!(cluster.answer("r10"), Err(Refusal::Ended));
+    assert_eq!(cluster.started, 1);
+}
+
+#[test]
+fn two_requests_at_once_start_one_recording() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.open("standup", Policy::default());
+    for name in ["a", "b"] {
+        let wish = Wish::Start { room: id("standup"), composites: None };
+        let request = Request { tenant: id("acme"), subject: "api".to_owned(), peer: None, wish, outcome: None };
+        cluster.alive.requests.insert(name.to_owned(), request);
+    }
+    cluster.settle();
+    assert_eq!(cluster.started, 1);
+    let first = cluster.answer("a").expect("granted");
+    assert_eq!(cluster.answer("b"), Err(Refusal::AlreadyRecorded { recording: first.id }));
+}
+
+#[test]
+fn a_pause_is_answered_when_the_log_has_it() {
+    let mut cluster = recording_cluster();
+    let recording = cluster.the_recording().recording.id.clone();
+    cluster.request("p", Some("host"), Wish::Pause { recording: recording.clone() });
+    assert!(!cluster.answers.contains_key("p"));
+    let pause = cluster.commands.iter().find(|event| matches!(event, EventKind::RecordingPaused { .. })).cloned();
+    cluster.event("standup", pause.clone().expect("commanded"));
+    cluster.settle();
+    assert_eq!(cluster.answer("p").expect("done").state, State::Paused);
+    assert_eq!(cluster.state(), State::Paused);
+    cluster.request("q", None, Wish::Resume { recording });
+    let resume = cluster.commands.iter().find(|event| matches!(event, EventKind::RecordingResumed { .. })).cloned();
+    cluster.event("standup", resume.expect("commanded"));
+    // The pause again: the same command has no second effect.
+    cluster.event("standup", pause.expect("commanded"));
+    cluster.settle();
+    assert_eq!(cluster.state(), State::Active);
+    assert_ne!(cluster.answer("q").expect("done").state, State::Starting);
+}
+
+#[test]
+fn other_tenants_recordings_cannot_be_commanded() {
+    let mut cluster = recording_cluster();
+    let recording = cluster.the_recording().recording.id.clone();
+    let wish = Wish::Stop { recording };
+    let request = Request { tenant: id("other"), subject: "api".to_owned(), peer: None, wish, outcome: None };
+    cluster.alive.requests.insert("r".to_owned(), request);
+    cluster.settle();
+    assert_eq!(cluster.answer("r"), Err(Refusal::Ended));
+    assert_eq!(cluster.state(), State::Active);
+}
+
+/// What can happen to a cluster from one second to the next.
+#[derive(Debug, Clone)]
+enum Happening {
+    Open(u8, bool),
+    Close(u8),
+    Forbid(u8),
+    Join(bool, u8),
+    Leave(bool, u8),
+    Drain(bool, u8),
+    Fold(u64, bool),
+    Render(bool, bool),
+    NewLeader,
+    Wait(u16),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..4_u8, any::<bool>()).prop_map(|(room, auto)| Happening::Open(room, auto)),
+        (0..4_u8).prop_map(Happening::Close),
+        (0..4_u8).prop_map(Happening::Forbid),
+        (any::<bool>(), 0..4_u8).prop_map(|(ingest, n)| Happening::Join(ingest, n)),
+        (any::<bool>(), 0..4_u8).prop_map(|(ingest, n)| Happening::Leave(ingest, n)),
+        (any::<bool>(), 0..4_u8).prop_map(|(ingest, n)| Happening::Drain(ingest, n)),
+        (0..50_u64, any::<bool>()).prop_map(|(windows, finished)| Happening::Fold(windows, finished)),
+        (any::<bool>(), any::<bool>()).prop_map(|(finished, failed)| Happening::Render(finished, failed)),
+        Just(Happening::NewLeader),
+        (0..100_u16).prop_map(Happening::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// I6: whatever happens, and whoever leads, a recording that was started reaches a final state with a reason.
+    #[test]
+    fn every_recording_reaches_a_final_state(happenings in proptest::collection::vec(happening(), 0..60)) {
+        let mut cluster = Cluster::new(2, 1);
+        let role = |ingest| if ingest { (Role::Ingest, "i") } else { (Role::Compositor, "c") };
+        for happening in happenings {
+            match happening {
+                Happening::Open(room, auto_record) => {
+                    cluster.open(&format!("room{room}"), Policy { auto_record, ..Policy::default() });
+                }
+                Happening::Close(room) => cluster.close(&format!("room{room}")),
+                Happening::Forbid(room) => {
+                    let policy = Policy { enabled: false, ..Policy::default() };
+                    cluster.event(&format!("room{room}"), EventKind::RoomPolicyUpdated { policy });
+                }
+                Happening::Join(ingest, n) => {
+                    let (role, prefix) = role(ingest);
+                    cluster.join(role, &format!("{prefix}{n}"));
+                }
+                Happening::Leave(ingest, n) => {
+                    let (role, prefix) = role(ingest);
+                    cluster.leave(role, &format!("{prefix}{n}"));
+                }
+                Happening::Drain(ingest, n) => {
+                    let (role, prefix) = role(ingest);
+                    if let Some(node) = cluster.alive.nodes.get_mut(&(role, id(&format!("{prefix}{n}")))) {
+                        node.draining = true;
+                    }
+                }
+                Happening::Fold(windows, finished) => cluster.fold(windows, |progress| progress.finished |= finished),
+                Happening::Render(finished, failed) => cluster.render(|progress| {
+                    progress.finished = finished;
+                    progress.error = failed.then(|| "broken".to_owned());
+                }),
+                Happening::NewLeader => cluster.memory = Memory::default(),
+                Happening::Wait(seconds) => cluster.seconds += u64::from(seconds),
+            }
+            cluster.settle();
+        }
+        let finished_before = cluster.finished.len();
+        let open = cluster.alive.recordings.len();
+        // From here on nothing happens any more: no node, no progress, no word from a room.
+        let limits = cluster.limits.clone();
+        let deadline = cluster.seconds + (limits.max_duration + limits.ending).as_secs() + 100;
+        while cluster.seconds < deadline {
+            cluster.seconds += 30;
+            cluster.settle();
+        }
+        prop_assert_eq!(cluster.alive.recordings.len(), 0);
+        prop_assert!(cluster.finished.len() >= finished_before + open);
+        prop_assert_eq!(cluster.finished.len(), cluster.started);
+        prop_assert!(cluster.alive.renders.is_empty() && cluster.alive.assignments.is_empty());
+    }
+}
+
+#[test]
+fn ids_of_recordings_depend_on_everything_they_must() {
+    let mut cluster = Cluster::new(0, 0);
+    for room in ["a", "b"] {
+        cluster.open(room, auto());
+    }
+    let key = |room: &str| RoomKey { tenant: id("acme"), room: id(room) };
+    let of = |cluster: &Cluster, room: &str, cause: &str| {
+        requests::recording_id(&key(room), cluster.rooms.get(&key(room)).expect("open"), cause)
+    };
+    let first = of(&cluster, "a", "auto");
+    assert_eq!(first, of(&cluster, "a", "auto"));
+    let others = [of(&cluster, "b", "auto"), of(&cluster, "a", "r1")];
+    cluster.close("a");
+    cluster.open("a", auto());
+    let again = of(&cluster, "a", "auto");
+    assert_eq!([&first, &others[0], &others[1], &again].into_iter().collect::<BTreeSet<_>>().len(), 4);
+}

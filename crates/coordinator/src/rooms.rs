@@ -1,0 +1,611 @@
+//! Pure fold of the room events of all shards into the rooms that are known.
+//!
+//! Owns: which rooms are open, since which event, under which policy, with whom, through which SFUs, and which control
+//! entries have been seen. Does not own media, the log, or any decision about recordings.
+//!
+//! Input is hostile: what is not an event of the room it was addressed to is refused and counted by the caller, and every
+//! collection is bounded.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use roomreel_shared::batch::Incarnation;
+use roomreel_shared::event::{self, EventKind, EventRef, RoomEvent};
+use roomreel_shared::id::{PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
+use roomreel_shared::policy::{Policy, Refusal, Role};
+use roomreel_shared::ports::LogEntry;
+use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
+use roomreel_shared::time::LogTime;
+
+/// Most rooms known at once; a closed one makes room for a new one.
+pub const MAX_ROOMS: usize = 100_000;
+/// Most participants, and most tracks, of a room.
+pub const MAX_MEMBERS: usize = 10_000;
+/// Most SFUs of a room.
+pub const MAX_SFUS: usize = 64;
+/// Most recordings of a room whose control entries are remembered.
+const MAX_RECORDINGS: usize = 64;
+/// Most commands of a recording that are remembered.
+const MAX_COMMANDS: usize = 64;
+/// A closed room is remembered for this long of log time, so that one that opened and closed while there was no leader is
+/// still recorded.
+const CLOSED_KEPT: Duration = Duration::from_secs(3600);
+
+/// A room among those of all tenants.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoomKey {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which.
+    pub room: RoomId,
+}
+
+/// One life of a room: from a RoomCreated to a RoomClosed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The event it began with.
+    pub opened: EventRef,
+    /// Stream sequence of that event.
+    pub sequence: u64,
+    /// When the broker stored it.
+    pub log_time: LogTime,
+    /// The event was a RoomCreated. Otherwise the log no longer holds the beginning, and nothing begins unasked.
+    pub whole: bool,
+}
+
+/// What has been seen of a recording's control entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControlSeen {
+    /// The newest of pause and resume was a pause.
+    pub paused: bool,
+    /// A stop was seen.
+    pub stopped: bool,
+    /// Newest commands, oldest first.
+    pub commands: VecDeque<String>,
+}
+
+/// A room and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Its present or last life.
+    pub session: Session,
+    /// The policy the session began under.
+    pub initial_policy: Policy,
+    /// The policy in force, roles that participants joined with included.
+    pub policy: Policy,
+    /// Who is there, and where they stand.
+    pub participants: BTreeMap<PeerId, Role>,
+    /// Tracks there are now.
+    pub producers: BTreeSet<TrackId>,
+    /// There was a track in this session.
+    pub had_producer: bool,
+    /// SFUs that wrote in this session.
+    pub sfus: BTreeSet<SfuId>,
+    /// When the newest event of an SFU was stored.
+    pub last_sfu_log_time: LogTime,
+    /// When the room was closed, if it is.
+    pub closed: Option<LogTime>,
+    /// Control entries seen.
+    pub recordings: BTreeMap<RecordingId, ControlSeen>,
+    policy_written: Option<EventRef>,
+}
+
+impl Room {
+    fn open(session: Session, policy: Policy) -> Self {
+        Self {
+            last_sfu_log_time: session.log_time,
+            session,
+            initial_policy: policy.clone(),
+            policy,
+            participants: BTreeMap::new(),
+            producers: BTreeSet::new(),
+            had_producer: false,
+            sfus: BTreeSet::new(),
+            closed: None,
+            recordings: BTreeMap::new(),
+            policy_written: None,
+        }
+    }
+
+    /// Whether `peer` may start, stop, pause or resume here.
+    ///
+    /// # Errors
+    /// As [`Policy::check_record`].
+    pub fn check_record(&self, peer: &PeerId) -> Result<(), Refusal> {
+        self.policy.check_record(peer)
+    }
+
+    /// Puts a policy in force unless a newer one of the same writer is.
+    fn update_policy(&mut self, policy: Policy, written: EventRef) {
+        if self
+            .policy_written
+            .is_some_and(|at| at.incarnation == written.incarnation && at.event_no >= written.event_no)
+        {
+            return;
+        }
+        let names_roles = policy.host_id.is_some() || !policy.co_host_ids.is_empty() || !policy.panelist_ids.is_empty();
+        let host = policy.host_id.clone().or_else(|| self.policy.host_id.clone());
+        self.policy = Policy { host_id: host, ..policy };
+        self.policy_written = Some(written);
+        if names_roles {
+            // It is newer than what participants joined with, and may have taken a role away.
+            return;
+        }
+        let roles: Vec<_> = self.participants.iter().map(|(peer, role)| (peer.clone(), *role)).collect();
+        for (peer, role) in roles {
+            self.grant(&peer, role);
+        }
+    }
+
+    /// Adds a role that a participant joined with to the policy's lists.
+    fn grant(&mut self, peer: &PeerId, role: Role) {
+        if self.policy.role_of(peer) <= role {
+            return;
+        }
+        match role {
+            Role::Host if self.policy.host_id.is_none() => self.policy.host_id = Some(peer.clone()),
+            Role::Host | Role::CoHost if self.policy.co_host_ids.len() < MAX_MEMBERS => {
+                self.policy.co_host_ids.push(peer.clone());
+            }
+            Role::Panelist if self.policy.panelist_ids.len() < MAX_MEMBERS => {
+                self.policy.panelist_ids.push(peer.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A control entry that came back in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// In which room.
+    pub room: RoomKey,
+    /// Under which numbers.
+    pub incarnation: Incarnation,
+    /// Under which numbers.
+    pub event_no: u64,
+}
+
+/// Why an entry changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Its subject is not one of the log.
+    #[error(transparent)]
+    Subject(#[from] subject::Error),
+    /// It does not decode.
+    #[error(transparent)]
+    Event(#[from] event::Error),
+    /// The subject is not that of an event, or not in the shard of its room.
+    #[error("the subject is not where events of this room are written")]
+    Misplaced,
+    /// The event names another room than its subject (I4).
+    #[error("the event names room {found:?} and its subject another")]
+    WrongRoom {
+        /// The room it names.
+        found: RoomId,
+    },
+    /// An SFU wrote what only the coordinator may write, or the other way round.
+    #[error("this writer may not write such an event")]
+    WrongWriter,
+    /// A bound was reached.
+    #[error("there are too many {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+    },
+}
+
+impl Refused {
+    /// One word for a metric's attribute.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Subject(_) => "subject",
+            Self::Event(_) => "event",
+            Self::Misplaced => "misplaced",
+            Self::WrongRoom { .. } => "wrong_room",
+            Self::WrongWriter => "wrong_writer",
+            Self::TooMany { .. } => "too_many",
+        }
+    }
+}
+
+/// All rooms that are known.
+#[derive(Debug, Clone)]
+pub struct Rooms {
+    shards: u32,
+    default_policy: Policy,
+    /// An SFU that creates a room again within this time after its last event goes on with the same session.
+    reopen: Duration,
+    rooms: BTreeMap<RoomKey, Room>,
+}
+
+impl Rooms {
+    /// No rooms yet.
+    #[must_use]
+    pub fn new(shards: u32, default_policy: Policy, reopen: Duration) -> Self {
+        Self { shards, default_policy, reopen, rooms: BTreeMap::new() }
+    }
+
+    /// One room.
+    #[must_use]
+    pub fn get(&self, key: &RoomKey) -> Option<&Room> {
+        self.rooms.get(key)
+    }
+
+    /// All rooms, closed ones that are still remembered included.
+    pub fn iter(&self) -> impl Iterator<Item = (&RoomKey, &Room)> {
+        self.rooms.iter()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    /// Takes the next event entry of a shard; answers an [`Echo`] if it is a control entry.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing was changed.
+    pub fn apply(&mut self, entry: &LogEntry) -> Result<Option<Echo>, Refused> {
+        let address = Address::parse(&entry.subject)?;
+        if address.entry != Entry::Event || Shard::of(&address.tenant, &address.room, self.shards) != address.shard {
+            return Err(Refused::Misplaced);
+        }
+        let event = RoomEvent::decode(entry.payload.clone())?;
+        if event.room != address.room {
+            return Err(Refused::WrongRoom { found: event.room });
+        }
+        if event.kind.is_control() != (address.writer == Writer::Control) {
+            return Err(Refused::WrongWriter);
+        }
+        let key = RoomKey { tenant: address.tenant, room: address.room };
+        match address.writer {
+            Writer::Control => Ok(Some(self.apply_control(key, event))),
+            Writer::Sfu(sfu) => self.apply_sfu(key, &sfu, event, entry).map(|()| None),
+        }
+    }
+
+    /// Forgets rooms that closed long before `log_time`.
+    pub fn forget_closed(&mut self, log_time: LogTime) {
+        self.rooms.retain(|_, room| room.closed.is_none_or(|at| log_time.saturating_since(at) < CLOSED_KEPT));
+    }
+
+    fn apply_control(&mut self, key: RoomKey, event: RoomEvent) -> Echo {
+        let RoomEvent { incarnation, event_no, kind, .. } = event;
+        if let Some(room) = self.rooms.get_mut(&key) {
+            let seen = match &kind {
+                EventKind::RecordingStarted { recording, command, .. } => Some((recording, command, None, false)),
+                EventKind::RecordingPaused { recording, command, .. } => Some((recording, command, Some(true), false)),
+                EventKind::RecordingResumed { recording, command, .. } => {
+                    Some((recording, command, Some(false), false))
+                }
+                EventKind::RecordingStopped { recording, command, .. } => Some((recording, command, None, true)),
+                _ => None,
+            };
+            if let Some((recording, command, paused, stopped)) = seen
+                && (room.recordings.len() < MAX_RECORDINGS || room.recordings.contains_key(recording))
+            {
+                let control = room.recordings.entry(recording.clone()).or_default();
+                // The same command appended twice has one effect.
+                if !control.commands.contains(command) {
+                    control.paused = paused.unwrap_or(control.paused);
+                    control.stopped |= stopped;
+                    if control.commands.len() == MAX_COMMANDS {
+                        control.commands.pop_front();
+                    }
+                    control.commands.push_back(command.clone());
+                }
+            }
+        }
+        Echo { room: key, incarnation, event_no }
+    }
+
+    fn apply_sfu(&mut self, key: RoomKey, sfu: &SfuId, event: RoomEvent, entry: &LogEntry) -> Result<(), Refused> {
+        let written = EventRef { incarnation: event.incarnation.get(), event_no: event.event_no };
+        let creates = matches!(event.kind, EventKind::RoomCreated { .. });
+        let opens = match self.rooms.get(&key) {
+            None => true,
+            Some(room) => creates && room.session.opened != written && self.begins_anew(room, sfu, entry.time),
+        };
+        if opens {
+            self.make_room_for(&key)?;
+            let session = Session { opened: written, sequence: entry.sequence, log_time: entry.time, whole: creates };
+            let policy = match &event.kind {
+                EventKind::RoomCreated { policy: Some(policy), .. } => policy.clone(),
+                _ => self.default_policy.clone(),
+            };
+            self.rooms.insert(key.clone(), Room::open(session, policy));
+        }
+        let room = self.rooms.get_mut(&key).expect("it was there or has just been inserted");
+        if room.closed.is_some() {
+            // What trails behind a RoomClosed belongs to no session.
+            return Ok(());
+        }
+        if room.sfus.len() >= MAX_SFUS && !room.sfus.contains(sfu) {
+            return Err(Refused::TooMany { what: "SFUs in the room" });
+        }
+        room.sfus.insert(sfu.clone());
+        room.last_sfu_log_time = room.last_sfu_log_time.max(entry.time);
+        room.apply(event.kind, written, entry.time)
+    }
+
+    /// Whether a RoomCreated begins a new session of a room that is known.
+    ///
+    /// A second SFU joins the session. The same SFU that creates it again was restarted: the meeting goes on if it was
+    /// heard of a moment ago or is being recorded, and is another one otherwise.
+    fn begins_anew(&self, room: &Room, sfu: &SfuId, now: LogTime) -> bool {
+        if room.closed.is_some() {
+            return true;
+        }
+        let recorded = room.recordings.values().any(|seen| !seen.stopped);
+        room.sfus.contains(sfu) && !recorded && now.saturating_since(room.last_sfu_log_time) > self.reopen
+    }
+
+    fn make_room_for(&mut self, key: &RoomKey) -> Result<(), Refused> {
+        if self.rooms.len() < MAX_ROOMS || self.rooms.contains_key(key) {
+            return Ok(());
+        }
+        let oldest_closed = self.rooms.iter().filter_map(|(key, room)| Some((room.closed?, key.clone()))).min();
+        match oldest_closed {
+            Some((_, oldest)) => {
+                self.rooms.remove(&oldest);
+                Ok(())
+            }
+            None => Err(Refused::TooMany { what: "rooms" }),
+        }
+    }
+}
+
+impl Room {
+    fn apply(&mut self, kind: EventKind, written: EventRef, log_time: LogTime) -> Result<(), Refused> {
+        match kind {
+            EventKind::RoomCreated { host, policy, .. } => {
+                if let Some(policy) = policy {
+                    self.update_policy(policy, written);
+                }
+                if self.policy.host_id.is_none() {
+                    self.policy.host_id = host;
+                }
+            }
+            EventKind::RoomClosed { .. } => {
+                self.closed = Some(log_time);
+                self.participants.clear();
+                self.producers.clear();
+            }
+            EventKind::RoomPolicyUpdated { policy } => self.update_policy(policy, written),
+            EventKind::PeerJoined { peer, is_host, is_co_host, is_panelist, .. } => {
+                if self.participants.len() >= MAX_MEMBERS && !self.participants.contains_key(&peer) {
+                    return Err(Refused::TooMany { what: "participants in the room" });
+                }
+                let joined_as = match (is_host, is_co_host, is_panelist) {
+                    (true, ..) => Role::Host,
+                    (_, true, _) => Role::CoHost,
+                    (_, _, true) => Role::Panelist,
+                    _ => Role::Attendee,
+                };
+                self.grant(&peer, joined_as);
+                let role = self.policy.role_of(&peer).min(joined_as);
+                self.participants.insert(peer, role);
+            }
+            EventKind::PeerLeft { peer, .. } => {
+                self.participants.remove(&peer);
+            }
+            EventKind::ProducerCreated(producer) => {
+                self.had_producer = true;
+                if self.producers.len() >= MAX_MEMBERS && !self.producers.contains(&producer.track) {
+                    return Err(Refused::TooMany { what: "tracks in the room" });
+                }
+                self.producers.insert(producer.track);
+            }
+            EventKind::ProducerClosed { track, .. } => {
+                self.producers.remove(&track);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{auto, event_payload, event_subject, id, producer_created, room_closed, room_created};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    const SHARDS: u32 = 4;
+
+    struct Log {
+        rooms: Rooms,
+        sequence: u64,
+        seconds: i64,
+        event_no: u64,
+        incarnation: u64,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            let rooms = Rooms::new(SHARDS, Policy::default(), Duration::from_secs(60));
+            Self { rooms, sequence: 0, seconds: 0, event_no: 0, incarnation: 9 }
+        }
+
+        fn write(&mut self, sfu: &str, room: &str, kind: EventKind) -> Result<Option<Echo>, Refused> {
+            let subject = event_subject("acme", sfu, room, SHARDS, &kind).to_string();
+            let payload = event_payload(room, self.incarnation, self.event_no, kind);
+            self.event_no += 1;
+            self.append(subject, payload)
+        }
+
+        fn append(&mut self, subject: String, payload: Bytes) -> Result<Option<Echo>, Refused> {
+            self.sequence += 1;
+            let time = LogTime::from_micros(self.seconds * 1_000_000);
+            self.rooms.apply(&LogEntry { sequence: self.sequence, time, subject, trace_parent: None, payload })
+        }
+
+        fn ok(&mut self, kind: EventKind) {
+            self.write("sfu", "standup", kind).expect("well formed");
+        }
+
+        fn room(&self) -> &Room {
+            self.rooms.get(&RoomKey { tenant: id("acme"), room: id("standup") }).expect("known")
+        }
+    }
+
+    fn joined(peer: &str, is_host: bool, is_co_host: bool) -> EventKind {
+        EventKind::PeerJoined { peer: id(peer), display_name: String::new(), is_host, is_co_host, is_panelist: false }
+    }
+
+    #[test]
+    fn a_room_is_known_with_its_policy_people_and_tracks() {
+        let mut log = Log::new();
+        log.ok(room_created(Some(auto())));
+        log.ok(joined("bo", false, true));
+        log.ok(joined("guest", false, false));
+        assert!(!log.room().had_producer);
+        log.ok(producer_created());
+        log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
+        let room = log.room();
+        assert_eq!((room.session.sequence, room.session.whole, room.had_producer), (1, true, true));
+        assert_eq!((room.participants.len(), room.producers.len(), room.sfus.len()), (3, 1, 2));
+        assert_eq!(room.participants[&id::<PeerId>("bo")], Role::CoHost);
+        assert!(room.check_record(&id("host")).is_ok() && room.check_record(&id("bo")).is_err());
+        log.ok(EventKind::ProducerClosed { track: id("cam"), reason: String::new() });
+        log.ok(EventKind::PeerLeft { peer: id("guest"), reason: String::new() });
+        log.ok(room_closed());
+        let room = log.room();
+        assert!(room.closed.is_some() && room.had_producer && room.participants.is_empty());
+        // What trails behind changes nothing.
+        log.ok(joined("late", true, false));
+        assert!(log.room().participants.is_empty());
+    }
+
+    #[test]
+    fn a_policy_update_takes_roles_away_and_an_old_one_does_not_come_back() {
+        let co_hosts = Policy { who_can_record: roomreel_shared::policy::Audience::CoHost, ..Policy::default() };
+        let mut log = Log::new();
+        log.ok(room_created(Some(co_hosts.clone())));
+        log.ok(joined("bo", false, true));
+        assert!(log.room().check_record(&id("bo")).is_ok());
+        log.ok(EventKind::RoomPolicyUpdated { policy: Policy { record_video: false, ..co_hosts.clone() } });
+        assert!(log.room().check_record(&id("bo")).is_ok(), "it names no roles");
+        let named = Policy { co_host_ids: vec![id("cy")], ..co_hosts.clone() };
+        log.ok(EventKind::RoomPolicyUpdated { policy: named });
+        assert!(log.room().check_record(&id("bo")).is_err() && log.room().check_record(&id("cy")).is_ok());
+        // A replay of the first update, under its own number.
+        log.event_no = 2;
+        log.ok(EventKind::RoomPolicyUpdated { policy: co_hosts });
+        assert!(log.room().check_record(&id("cy")).is_ok());
+        assert_eq!(log.room().initial_policy.co_host_ids, Vec::new());
+    }
+
+    #[test]
+    fn an_sfu_that_comes_back_goes_on_with_its_session_or_begins_another() {
+        for (silence, recorded, same) in [(10, false, true), (61, false, false), (61, true, true)] {
+            let mut log = Log::new();
+            log.ok(room_created(None));
+            if recorded {
+                let (recording, command) = (id("01r"), "c".to_owned());
+                let started =
+                    EventKind::RecordingStarted { recording, command, requested_by: String::new(), from: None };
+                assert!(log.write("", "standup", started).expect("well formed").is_some());
+            }
+            log.seconds += silence;
+            (log.incarnation, log.event_no) = (10, 0);
+            log.ok(room_created(None));
+            assert_eq!(log.room().session.opened.incarnation == 9, same, "{silence} {recorded}");
+        }
+        // Another SFU joins, whenever it comes.
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        log.seconds += 1000;
+        log.incarnation = 11;
+        log.write("sfu2", "standup", room_created(None)).expect("well formed");
+        assert_eq!(log.room().session.opened.incarnation, 9);
+    }
+
+    #[test]
+    fn a_replayed_creation_does_not_open_a_closed_room() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        log.ok(room_closed());
+        log.event_no = 0;
+        log.ok(room_created(None));
+        assert!(log.room().closed.is_some());
+        log.event_no = 2;
+        log.ok(room_created(None));
+        assert!(log.room().closed.is_none());
+    }
+
+    #[test]
+    fn a_room_whose_beginning_is_no_longer_in_the_log_is_known_but_not_whole() {
+        let mut log = Log::new();
+        log.ok(producer_created());
+        assert!(!log.room().session.whole);
+    }
+
+    #[test]
+    fn hostile_entries_change_nothing() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        let before = log.room().clone();
+        let good = event_subject("acme", "sfu", "standup", SHARDS, &room_closed()).to_string();
+        let control = event_subject("acme", "sfu", "standup", SHARDS, &EventKind::Tick).to_string();
+        let shard = Shard::of(&id("acme"), &id("standup"), SHARDS).number();
+        let misplaced = good.replace(&format!(".s{shard}."), &format!(".s{}.", (shard + 1) % SHARDS));
+        let closed = event_payload("standup", 9, 1, room_closed());
+        for (subject, payload, kind) in [
+            ("roomreel.v1".to_owned(), closed.clone(), "subject"),
+            (good.replace("acme", "ac*me"), closed.clone(), "subject"),
+            (good.replace(".event", ".media.cam"), closed.clone(), "misplaced"),
+            (misplaced, closed.clone(), "misplaced"),
+            (good.clone(), event_payload("other", 9, 1, room_closed()), "wrong_room"),
+            (good.clone(), event_payload("standup", 9, 1, EventKind::Tick), "wrong_writer"),
+            (control, closed, "wrong_writer"),
+            (good.clone(), Bytes::from_static(b"\xff\xff\xff"), "event"),
+            (good.clone(), Bytes::new(), "event"),
+            (good, Bytes::from(vec![0; event::MAX_EVENT_BYTES + 1]), "event"),
+        ] {
+            let refused = log.append(subject.clone(), payload).expect_err("hostile");
+            assert_eq!(refused.kind(), kind, "{subject}: {refused}");
+        }
+        assert_eq!(log.room(), &before);
+    }
+
+    #[test]
+    fn a_room_is_bounded_and_closed_ones_are_forgotten() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        for n in 0..MAX_MEMBERS {
+            log.ok(joined(&format!("p{n}"), false, true));
+        }
+        let refused = log.write("sfu", "standup", joined("one more", false, false)).expect_err("full");
+        assert_eq!(refused, Refused::TooMany { what: "participants in the room" });
+        for n in 1..MAX_SFUS {
+            log.write(&format!("sfu{n}"), "standup", EventKind::ActiveSpeaker { peer: None, level: 0 }).expect("room");
+        }
+        assert!(log.write("extra", "standup", room_closed()).is_err());
+        log.ok(room_closed());
+        log.rooms.forget_closed(LogTime::from_micros(3_599_000_000));
+        assert_eq!(log.rooms.len(), 1);
+        log.rooms.forget_closed(LogTime::from_micros(3_600_000_000));
+        assert!(log.rooms.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(subject in ".{0,80}", payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut log = Log::new();
+            let good = event_subject("acme", "sfu", "standup", SHARDS, &EventKind::RoomClosed { reason: String::new() });
+            let _ = log.append(subject, Bytes::from(payload.clone()));
+            let _ = log.append(good.to_string(), Bytes::from(payload));
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Whole replicas on in-memory backends, with the clock paused.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use roomreel_backends::memory::faults::{Fault, Faults, Operation};
+use roomreel_backends::memory::{MemoryCoordination, MemoryLog, MemoryStore};
+use roomreel_shared::cluster::{self, ActiveRecording, Assignment, Node, Progress, RenderJob, RenderProgress, Role};
+use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
+use roomreel_shared::id::RecordingId;
+use roomreel_shared::key::RecordingKeys;
+use roomreel_shared::policy::Policy;
+use roomreel_shared::ports::{
+    Bus as _, Change, Compare, Coordination as _, ObjectStore as _, Outcome as Written, Ports, RoomLog as _,
+};
+use roomreel_shared::recording::{Recording, State};
+use roomreel_shared::subject::{self, Shard};
+use roomreel_shared::wire;
+use tokio::time::{Instant, sleep};
+
+use crate::observed::{Observed, json};
+use crate::perform::{index_key, to_json};
+use crate::testing::{auto, id, new_entry, producer_created, room_closed, room_created};
+use crate::{Coordinator, CoordinatorConfig, CoordinatorHandle};
+
+const SHARDS: u32 = 2;
+
+/// The outside of a cluster, and stand-ins for its ingest and compositor nodes.
+pub struct World {
+    pub log: MemoryLog,
+    pub store: MemoryStore,
+    pub coordination: MemoryCoordination,
+    event_no: u64,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let world = Self {
+            log: MemoryLog::system(),
+            store: MemoryStore::new(),
+            coordination: MemoryCoordination::new(),
+            event_no: 0,
+        };
+        for (role, name) in [(Role::Ingest, "i0"), (Role::Ingest, "i1"), (Role::Compositor, "c0")] {
+            let node = Node { id: id(name), role, capacity: 9, load: 0, draining: false, version: String::new() };
+            world.put(cluster::node_key(role, &node.id), &node).await;
+        }
+        world
+    }
+
+    pub fn ports(&self) -> Ports {
+        Ports {
+            log: Arc::new(self.log.clone()),
+            bus: Arc::new(self.log.clone()),
+            store: Arc::new(self.store.clone()),
+            coordination: Arc::new(self.coordination.clone()),
+        }
+    }
+
+    pub async fn coordinator(&self, name: &str) -> CoordinatorHandle {
+        let config = CoordinatorConfig::new(id(name), SHARDS);
+        Coordinator::start(self.ports(), config).await.expect("good settings")
+    }
+
+    async fn put(&self, key: String, value: &impl serde::Serialize) {
+        let put = Change::Put(key, to_json(value), None);
+        self.coordination.transact(Vec::new(), vec![put]).await.expect("the store is up");
+    }
+
+    pub async fn event(&mut self, room: &str, kind: EventKind) {
+        self.event_no += 1;
+        self.log.append(new_entry(room, SHARDS, self.event_no, kind)).await.expect("the log is up");
+    }
+
+    pub async fn open(&mut self, room: &str, policy: Policy) {
+        self.event(room, room_created(Some(policy))).await;
+        self.event(room, producer_created()).await;
+    }
+
+    pub async fn recordings(&self) -> Vec<ActiveRecording> {
+        let observed = Observed::read(&self.coordination).await.expect("the store is up");
+        assert!(observed.unreadable.is_empty(), "{:?}", observed.unreadable);
+        observed.alive.recordings.into_values().collect()
+    }
+
+    pub async fn the_recording(&self) -> Recording {
+        until("a recording is active", async || {
+            let recordings = self.recordings().await;
+            assert!(recordings.len() <= 1, "{recordings:?}");
+            recordings.into_iter().next().map(|active| active.recording)
+        })
+        .await
+    }
+
+    pub async fn in_state(&self, state: State) -> Recording {
+        until("the recording reaches the state", async || {
+            self.recordings().await.pop().map(|active| active.recording).filter(|recording| recording.state == state)
+        })
+        .await
+    }
+
+    /// A world with an open room that the coordinator `a` records by policy.
+    async fn recording() -> (Self, CoordinatorHandle, Recording) {
+        let mut world = Self::new().await;
+        world.open("standup", auto()).await;
+        let coordinator = world.coordinator("a").await;
+        let recording = world.the_recording().await;
+        (world, coordinator, recording)
+    }
+
+    /// The room closes, and ingest and compositors finish.
+    async fn complete(&mut self, recording: &RecordingId) -> Recording {
+        self.event("standup", room_closed()).await;
+        self.fold(9, true).await;
+        self.render().await;
+        self.finished(recording).await
+    }
+
+    /// Ingest reports on every assignment.
+    pub async fn fold(&self, windows: u64, finished: bool) {
+        let assignments = until("the fold is assigned", async || {
+            let list = self.coordination.list(&cluster::assignments_prefix()).await.expect("the store is up");
+            Some(list.records).filter(|records| !records.is_empty())
+        })
+        .await;
+        for record in assignments {
+            let assignment: Assignment = json(&record).expect("well formed");
+            let progress = Progress {
+                node: assignment.node,
+                windows,
+                finished,
+                log_time_us: 1,
+                sfu_log_time_us: 1,
+                paused: false,
+                bytes_per_second: 0,
+                incomplete: false,
+                duration_us: windows * 4_000_000,
+            };
+            self.put(cluster::progress_key(&assignment.spec.recording), &progress).await;
+        }
+    }
+
+    /// Compositors finish every job.
+    pub async fn render(&self) {
+        let jobs = until("the render is assigned", async || {
+            let list = self.coordination.list(&cluster::renders_prefix()).await.expect("the store is up");
+            let jobs = list.records.iter().map(|record| json::<RenderJob>(record).expect("well formed"));
+            Some(jobs.collect::<Vec<_>>()).filter(|jobs| !jobs.is_empty() && jobs.iter().all(|job| job.node.is_some()))
+        })
+        .await;
+        for job in jobs {
+            let composite = job.composite.map(|composite| composite.id);
+            let progress = RenderProgress {
+                node: job.node.expect("checked"),
+                slices: 3,
+                finished: true,
+                error: None,
+                files: vec!["composites/grid/composite.mp4".to_owned()],
+            };
+            self.put(cluster::render_progress_key(&job.spec.recording, composite.as_ref()), &progress).await;
+        }
+    }
+
+    pub async fn finished(&self, recording: &RecordingId) -> Recording {
+        let found = until("the recording is final", async || {
+            let active = self.coordination.get(&cluster::recording_key(recording)).await.expect("the store is up");
+            if active.is_some() {
+                return None;
+            }
+            self.store.get(&index_key(recording)).await.ok()
+        })
+        .await;
+        serde_json::from_slice(&found).expect("a recording")
+    }
+
+    /// Control entries in the room's log.
+    fn control(&self, room: &str) -> Vec<RoomEvent> {
+        let shard = Shard::of(&id("acme"), &id(room), SHARDS);
+        let entries = self.log.entries(shard).into_iter().filter(|entry| entry.subject.contains("=control"));
+        entries.map(|entry| RoomEvent::decode(entry.payload).expect("ours")).collect()
+    }
+}
+
+/// Looks until `look` finds something. The clock is paused, so this takes no time.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while Instant::now() < deadline {
+        if let Some(found) = look().await {
+            return found;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not within two minutes: {what}");
+}
+
+async fn leads(handle: &CoordinatorHandle) {
+    until("the replica leads", async || handle.is_leader().then_some(())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_is_recorded_from_its_creation_to_its_end() {
+    let mut world = World::new().await;
+    world.open("standup", auto()).await;
+    let back = subject::back_channel_filter(&id("acme"), &id("sfu"));
+    let mut back = world.log.subscribe(&back).await.expect("the bus is up");
+    let coordinator = world.coordinator("a").await;
+    let recording = world.the_recording().await;
+    let active = world.recordings().await.remove(0);
+    assert_eq!(active.spec.from.expect("retroactive").event_no, 1);
+    let created = world.log.entries(Shard::of(&id("acme"), &id("standup"), SHARDS)).remove(0);
+    assert_eq!(active.spec.start_sequence, created.sequence);
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    let message = futures::StreamExt::next(&mut back).await.expect("the SFU is told");
+    let message: wire::BackChannel = prost::Message::decode(message.payload).expect("ours");
+    assert!(matches!(message.message, Some(wire::back_channel::Message::RecordingState(state)) if state.active));
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    let document = until("the bucket says so", async || {
+        let body = world.store.get(&keys.recording_json()).await.ok()?;
+        let document: Recording = serde_json::from_slice(&body).ok()?;
+        (document.state == State::Active).then_some(document)
+    });
+    assert_eq!(document.await.id, recording.id);
+    assert!(world.store.get(&keys.policy_json()).await.is_ok());
+    // Ticks keep the log's time going.
+    until("ticks", async || {
+        let ticks = world.control("standup").into_iter().filter(|event| event.kind == EventKind::Tick).count();
+        (ticks >= 3).then_some(())
+    })
+    .await;
+    world.event("standup", room_closed()).await;
+    world.in_state(State::Ending).await;
+    world.fold(2, true).await;
+    world.render().await;
+    let finished = world.finished(&recording.id).await;
+    assert_eq!((finished.state, finished.stop_reason), (State::Complete, Some(StopReason::RoomClosed)));
+    assert_eq!((finished.windows, finished.duration_ms), (Some(2), Some(8000)));
+    assert!(finished.files.contains(&"composites/grid/composite.mp4".to_owned()));
+    let document = world.store.get(&keys.recording_json()).await.expect("there");
+    assert_eq!(document, world.store.get(&index_key(&recording.id)).await.expect("there"));
+    let observed = Observed::read(&world.coordination).await.expect("the store is up");
+    assert_eq!(observed.revisions.len(), 3, "only the nodes are left: {:?}", observed.revisions);
+    // The entries are numbered without a hole, and the start comes first.
+    let control = world.control("standup");
+    assert!(matches!(&control[0].kind, EventKind::RecordingStarted { from: Some(_), .. }));
+    let numbers: BTreeSet<_> = control.iter().map(|event| event.event_no).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect());
+    coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_replicas_have_one_leader_and_a_killed_one_is_replaced() {
+    let mut world = World::new().await;
+    world.open("standup", auto()).await;
+    let first = world.coordinator("a").await;
+    leads(&first).await;
+    let second = world.coordinator("b").await;
+    let recording = world.the_recording().await;
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(first.is_leader() && !second.is_leader());
+    first.kill();
+    let killed = Instant::now();
+    leads(&second).await;
+    assert!(killed.elapsed() <= Duration::from_secs(6), "{:?}", killed.elapsed());
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.the_recording().await.id, recording.id);
+    let starts = world.control("standup").into_iter().filter_map(|event| match event.kind {
+        EventKind::RecordingStarted { command, .. } => Some(command),
+        _ => None,
+    });
+    assert_eq!(starts.collect::<BTreeSet<_>>().len(), 1, "nothing is started twice");
+    // The new leader numbers its entries anew, and ends what the old one began.
+    let incarnations: BTreeSet<_> = world.control("standup").iter().map(|event| event.incarnation.get()).collect();
+    assert_eq!(incarnations.len(), 2);
+    assert_eq!(world.complete(&recording.id).await.state, State::Complete);
+    second.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_leaves_hands_over_at_once() {
+    let world = World::new().await;
+    let first = world.coordinator("a").await;
+    leads(&first).await;
+    let second = world.coordinator("b").await;
+    sleep(Duration::from_secs(5)).await;
+    let left = Instant::now();
+    first.drain().await;
+    leads(&second).await;
+    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    second.drain().await;
+    assert_eq!(world.coordination.get(&cluster::leader_key()).await.expect("the store is up"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_that_had_ended_is_not_started_again_by_the_next_leader() {
+    let (world, first, recording) = World::recording().await;
+    world.fold(1, true).await;
+    world.render().await;
+    world.finished(&recording.id).await;
+    first.kill();
+    let second = world.coordinator("b").await;
+    leads(&second).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(world.recordings().await.is_empty());
+    second.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_leader_is_refused_by_the_store() {
+    let mut world = World::new().await;
+    let first = world.coordinator("a").await;
+    leads(&first).await;
+    // The key passes to somebody else while the leader believes that its lease holds.
+    let mine = world.coordination.get(&cluster::leader_key()).await.expect("up").expect("there");
+    let delete = Change::Delete(mine.key.clone());
+    let put = Change::Put(mine.key, Bytes::from_static(b"usurper"), None);
+    for change in [delete, put] {
+        assert!(matches!(world.coordination.transact(Vec::new(), vec![change]).await, Ok(Written::Committed(_))));
+    }
+    world.open("standup", auto()).await;
+    sleep(Duration::from_secs(20)).await;
+    assert!(world.recordings().await.is_empty(), "nothing of it was written");
+    assert!(!first.is_leader());
+    assert!(world.control("standup").is_empty(), "nor did anything reach the log");
+    first.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_lease_is_gone_leads_again_under_another_fence() {
+    let world = World::new().await;
+    let first = world.coordinator("a").await;
+    leads(&first).await;
+    let fence =
+        async || Some(world.coordination.get(&cluster::leader_key()).await.expect("the store is up")?.create_revision);
+    let before = fence().await.expect("it leads");
+    world.coordination.expire_leases();
+    until("it leads again", async || fence().await.filter(|fence| *fence > before)).await;
+    first.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_cut_off_from_the_store_stops_before_another_one_begins() {
+    let mut world = World::new().await;
+    let cut = Arc::new(AtomicBool::new(false));
+    let is_cut = cut.clone();
+    let faults = move |_: Operation, _: &str| is_cut.load(Ordering::SeqCst).then_some(Fault::Hang);
+    let reachable = world.coordination.clone();
+    world.coordination = world.coordination.with_faults(Arc::new(faults));
+    let first = world.coordinator("a").await;
+    leads(&first).await;
+    world.coordination = reachable;
+    let second = world.coordinator("b").await;
+    sleep(Duration::from_secs(5)).await;
+    cut.store(true, Ordering::SeqCst);
+    until("the second one leads", async || {
+        assert!(!(first.is_leader() && second.is_leader()), "two leaders");
+        second.is_leader().then_some(())
+    })
+    .await;
+    world.open("standup", auto()).await;
+    world.the_recording().await;
+    cut.store(false, Ordering::SeqCst);
+    sleep(Duration::from_secs(30)).await;
+    assert!(second.is_leader() && !first.is_leader());
+    first.drain().await;
+    second.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_lost_start_and_end_nothing_twice() {
+    let mut world = World::new().await;
+    let calls = AtomicU64::new(0);
+    let faults = move |operation: Operation, _: &str| {
+        let writes = matches!(operation, Operation::Transact | Operation::Create | Operation::Put | Operation::Append);
+        let third = writes && calls.fetch_add(1, Ordering::SeqCst) % 3 == 2;
+        third.then_some(Fault::LoseAnswer)
+    };
+    let faults: Arc<dyn Faults> = Arc::new(faults);
+    let plain = (world.coordination.clone(), world.store.clone());
+    world.coordination = world.coordination.with_faults(faults.clone());
+    world.store = world.store.with_faults(faults);
+    let coordinator = world.coordinator("a").await;
+    (world.coordination, world.store) = plain;
+    world.open("standup", auto()).await;
+    let recording = world.the_recording().await;
+    world.fold(2, false).await;
+    world.in_state(State::Active).await;
+    let finished = world.complete(&recording.id).await;
+    assert_eq!(finished.state, State::Complete);
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    let document = world.store.get(&keys.recording_json()).await.expect("there");
+    assert_eq!(serde_json::from_slice::<Recording>(&document).expect("a recording"), finished);
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.recordings().await.is_empty());
+    coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_room_ends_idle() {
+    let (world, coordinator, recording) = World::recording().await;
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    let mut progress: Progress =
+        json(&world.coordination.get(&cluster::progress_key(&recording.id)).await.expect("up").expect("there"))
+            .expect("well formed");
+    progress.log_time_us = progress.sfu_log_time_us + 60_000_000;
+    world.put(cluster::progress_key(&recording.id), &progress).await;
+    let ending = world.in_state(State::Ending).await;
+    assert_eq!(ending.stop_reason, Some(StopReason::Idle));
+    until("the log is told", async || {
+        let control = world.control("standup");
+        control.iter().any(|event| matches!(event.kind, EventKind::RecordingStopped { .. })).then_some(())
+    })
+    .await;
+    world.fold(2, true).await;
+    world.render().await;
+    let finished = world.finished(&recording.id).await;
+    assert_eq!((finished.state, finished.stop_reason), (State::Complete, Some(StopReason::Idle)));
+    coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fold_moves_when_its_nodes_lease_is_gone() {
+    let (world, coordinator, recording) = World::recording().await;
+    let assignment = async || {
+        let record = world.coordination.get(&cluster::assignment_key(&recording.id)).await.expect("up")?;
+        Some((json::<Assignment>(&record).expect("well formed").node, record.mod_revision))
+    };
+    let (node, epoch) = until("it is assigned", &assignment).await;
+    let gone = Change::Delete(cluster::node_key(Role::Ingest, &node));
+    let deleted = world.coordination.transact(vec![Compare::Unchanged("x".to_owned(), 1)], vec![gone.clone()]).await;
+    assert!(matches!(deleted, Ok(Written::Conflict)));
+    world.coordination.transact(Vec::new(), vec![gone]).await.expect("up");
+    let lost = Instant::now();
+    let moved = until("it moves", async || assignment().await.filter(|(now, _)| *now != node)).await;
+    assert!(moved.1 > epoch, "the epoch rises");
+    assert!(lost.elapsed() <= Duration::from_secs(3), "{:?}", lost.elapsed());
+    coordinator.drain().await;
+}
