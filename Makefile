@@ -1,0 +1,48 @@
+# make help shows what there is. Every target is one command or one script, so that nothing here has to be believed.
+
+ROOMREEL = target/debug/roomreel
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test build demo up down test fmt lint docs scripts helm check
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building needs and is missing (apt)
+	@scripts/setup
+
+setup-test: ## the same, with the servers the tests run
+	@scripts/setup test
+
+build: setup ## build the binary: target/debug/roomreel
+	cargo build --package roomreel
+
+demo: build ## record a 30 s room of four into out/demo; no server is needed
+	@$(ROOMREEL) demo --out out/demo
+
+up: setup-test build ## start a local cluster: NATS, etcd, 2 ingest, 2 coordinator, 2 compositor (logs in .run)
+	@scripts/cluster up
+
+down: ## stop it
+	@scripts/cluster down
+
+test: setup-test ## every test, the end-to-end ones against real servers that they start themselves
+	cargo test --workspace
+
+fmt: ## format all sources
+	cargo fmt --all
+
+lint: setup ## formatting and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+docs: setup ## the API documentation, warnings denied
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
+
+scripts: ## shellcheck, where it is installed
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: skipped"; fi
+
+helm: ## lint and render the chart, where helm is installed
+	@if command -v helm >/dev/null; then scripts/helm; else echo "helm is not installed: skipped"; fi
+
+check: test lint docs scripts helm ## what CI runs
