@@ -8,13 +8,13 @@ use roomreel_backends::memory::faults::{Fault, Operation, Script};
 use roomreel_backends::memory::{MemoryStore, MutationKind};
 use roomreel_backends::objects::DirectoryStore;
 use roomreel_backends::probe;
-use roomreel_backends::s3::{S3Config, S3Store};
+use roomreel_backends::s3::{S3Config, S3Credentials, S3Store};
 use roomreel_shared::id::{RecordingId, RoomId, TenantId};
 use roomreel_shared::key::{Key, RecordingKeys};
-use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError};
+use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError, Upload, UploadedPart};
 use roomreel_tests::servers::S3Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 fn keys(recording: &str) -> RecordingKeys {
     let room = RoomId::new("all hands/../1").expect("valid");
@@ -223,6 +223,45 @@ async fn a_bucket_that_is_not_there_is_named() {
     let gone = S3Store::connect(config.clone()).await.err().expect("nobody listens");
     let endpoint = config.endpoint.expect("the test has one");
     assert!(matches!(&gone, StoreError::Unavailable { .. }) && gone.to_string().contains(&endpoint), "{gone}");
+}
+
+/// A server that gives each request the same answer, whatever it was.
+async fn answering(status: &str, code: &str) -> S3Config {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message></Error>");
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 64 * 1024];
+            let _ = socket.read(&mut request).await;
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    let credentials = S3Credentials {
+        access_key_id: "key".to_owned(),
+        secret_access_key: "secret".to_owned().into(),
+        session_token: None,
+    };
+    let (endpoint, credentials) = (Some(endpoint), Some(credentials));
+    S3Config { endpoint, credentials, path_style: true, ..S3Config::new("bucket", "us-east-1") }
+}
+
+#[tokio::test]
+async fn answers_that_leave_it_open_are_told_apart() {
+    let key = keys("answers").window(0);
+    let upload = Upload { key: key.clone(), id: "upload".to_owned() };
+    let parts = || vec![UploadedPart { number: 1, tag: "tag".to_owned() }];
+    // A completion can begin with 200 and end as an error.
+    let failing = S3Store::connect(answering("200 OK", "InternalError").await).await.expect("200 to the bucket");
+    let completed = failing.complete_upload(&upload, parts()).await;
+    assert!(matches!(completed, Err(StoreError::Unavailable { .. })), "{completed:?}");
+    // To a HEAD, 409 and 503 say nothing of a bucket's being there.
+    for (status, code) in [("409 Conflict", "ConditionalRequestConflict"), ("503 Slow Down", "SlowDown")] {
+        let error = S3Store::connect(answering(status, code).await).await.err().expect("refused");
+        assert!(!error.is_permanent(), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

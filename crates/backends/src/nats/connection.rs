@@ -106,6 +106,10 @@ pub(super) async fn connect(config: &NatsConfig, server: &str) -> Result<(Client
         options = options.user_and_password(user.clone(), password.to_owned());
     }
 
+    // The client takes the process's cryptography, and panics where two libraries are built in (features `gcs`, `azure`) and
+    // none was chosen. An error means that one was.
+    let _ = async_nats::rustls::crypto::ring::default_provider().install_default();
+
     let addresses: Vec<&str> = config.url.split(',').map(str::trim).collect();
     // The client's own limit is by server; this one is over all of them.
     let limit = config.connect_timeout * u32::try_from(addresses.len()).unwrap_or(1);
