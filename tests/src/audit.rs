@@ -229,8 +229,7 @@ pub fn compare(log: &LogContents, recording: &RecordingContents) -> Verdict {
 pub fn require_everything_once(log: &LogContents, recording: &RecordingContents) -> Result<Verdict> {
     let verdict = compare(log, recording);
     if verdict.recorded != verdict.published || verdict.repeated + verdict.foreign > 0 {
-        let missing: Vec<_> =
-            log.packets.keys().filter(|id| !recording.packets.contains_key(id)).take(5).collect();
+        let missing: Vec<_> = log.packets.keys().filter(|id| !recording.packets.contains_key(id)).take(5).collect();
         bail!("I1: {verdict}; first missing: {missing:?}");
     }
     let events: BTreeMap<_, _> = log.events.iter().map(|id| (id.clone(), 1)).collect();

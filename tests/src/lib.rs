@@ -2,5 +2,8 @@
 //!
 //! A server that is not installed is an error that names the command to install it; no test is skipped for it.
 
+pub mod audit;
 pub mod cluster;
+pub mod room;
 pub mod servers;
+pub mod watch;

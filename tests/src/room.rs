@@ -147,11 +147,16 @@ pub fn require_format(file: &Path, composite: &CompositeSpec, seconds: f64) -> R
     Ok(())
 }
 
-/// How far beeps are from flashes, for each participant of a synthetic room in a grid.
+/// How far beeps are from flashes, in milliseconds, for each participant of a synthetic room in a grid. The first two and a half seconds
+/// do not count: participants still join and their tiles move.
 ///
 /// # Errors
 /// When the file does not decode, or a participant's flashes or beeps are not found.
-pub fn beep_flash_offsets(file: &Path, spec: &SyntheticSpec, composite: &CompositeSpec) -> Result<Vec<(PeerId, Vec<f64>)>> {
+pub fn beep_flash_offsets(
+    file: &Path,
+    spec: &SyntheticSpec,
+    composite: &CompositeSpec,
+) -> Result<Vec<(PeerId, Vec<f64>)>> {
     let samples = watch::samples(file)?;
     let peers: Vec<(PeerId, String)> = (0..spec.participants).map(|participant| spec.name(participant)).collect();
     let scene = Scene {
@@ -185,14 +190,18 @@ pub fn beep_flash_offsets(file: &Path, spec: &SyntheticSpec, composite: &Composi
             width: across(flash.width / 2) & !1,
             height: down(flash.height / 2) & !1,
         };
-        let flashes = watch::flash_onsets(&watch::luma(file, area)?);
+        let mut flashes = watch::flash_onsets(&watch::luma(file, area)?);
+        flashes.retain(|time| *time > 2.5);
         let beeps = watch::tone_onsets(&samples, spec.beep_hz(number));
-        let expected = spec.beep_times(number).len();
+        let off = spec.camera_off(number);
+        let sent: Vec<_> = spec.beep_times(number).into_iter().filter(|time| time.as_secs() >= 3).collect();
+        let seen = sent.iter().filter(|time| !off.is_some_and(|(from, to)| (from..=to).contains(*time))).count();
         ensure!(
-            flashes.len() + 2 >= expected && beeps.len() + 2 >= expected,
-            "{peer}: {} flashes and {} beeps where {expected} were sent",
+            flashes.len() + 1 >= seen && beeps.len() >= sent.len(),
+            "{peer}: {} flashes and {} beeps where {seen} and {} were sent",
             flashes.len(),
-            beeps.len()
+            beeps.len(),
+            sent.len()
         );
         offsets.push((peer, watch::offsets_ms(&flashes, &beeps)));
     }

@@ -152,9 +152,8 @@ pub fn flash_onsets(frames: &[(f64, f64)]) -> Vec<f64> {
 /// For each flash, the distance in milliseconds to the nearest beep; positive when the beep is later.
 #[must_use]
 pub fn offsets_ms(flashes: &[f64], beeps: &[f64]) -> Vec<f64> {
-    let nearest = |flash: &f64| {
-        beeps.iter().map(|beep| (beep - flash) * 1000.0).min_by(|a, b| a.abs().total_cmp(&b.abs()))
-    };
+    let nearest =
+        |flash: &f64| beeps.iter().map(|beep| (beep - flash) * 1000.0).min_by(|a, b| a.abs().total_cmp(&b.abs()));
     flashes.iter().filter_map(nearest).collect()
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use roomreel_compositor::{CompositorConfig, CompositorNode};
+use roomreel_compositor::node::{CompositorConfig, CompositorNode};
 use roomreel_coordinator::{Coordinator, CoordinatorConfig};
 use roomreel_ingest::{IngestConfig, IngestNode};
 use roomreel_sfu::synthetic::{Network, SyntheticRoom, SyntheticSpec};
@@ -70,9 +70,8 @@ async fn a_room_becomes_a_composite_and_nothing_is_lost() -> Result<()> {
     roomreel_tests::watch::decode_without_warning(&file)?;
     for (peer, offsets) in room::beep_flash_offsets(&file, &spec, &composite())? {
         let worst = offsets.iter().copied().map(f64::abs).fold(0.0, f64::max);
-        ensure!(!offsets.is_empty() && worst <= 40.0, "{peer}: beeps lie {offsets:?} ms from flashes");
+        ensure!(offsets.len() >= 6 && worst <= 40.0, "{peer}: beeps lie {offsets:?} ms from flashes");
     }
-    println!("{verdict}; {slices} slices");
     publisher.flush().await?;
     compositor.drain().await;
     ingest.drain().await;
