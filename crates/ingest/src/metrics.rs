@@ -4,6 +4,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
 use roomreel_shared::window::{AcceptedReason, Gap, Missing};
 
+use crate::room::DamagedReason;
 use crate::track::Counts;
 
 /// The instruments; made once per node.
@@ -18,7 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) windows: Counter<u64>,
     pub(crate) commit_latency: Histogram<f64>,
     pub(crate) commit_retries: Counter<u64>,
-    pub(crate) damaged: Counter<u64>,
+    damaged: Counter<u64>,
     pub(crate) replay_requests: Counter<u64>,
     pub(crate) track_restarts: Counter<u64>,
     pub(crate) rooms: UpDownCounter<i64>,
@@ -43,6 +44,11 @@ impl Metrics {
             track_restarts: counter("roomreel.ingest.track_restarts", "{restart}"),
             rooms: meter.i64_up_down_counter("roomreel.ingest.open_rooms").with_unit("{room}").build(),
         }
+    }
+
+    /// An entry of the log was skipped.
+    pub(crate) fn on_damaged(&self, why: &DamagedReason) {
+        self.damaged.add(1, &[KeyValue::new("kind", why.kind())]);
     }
 
     /// A window of ours was committed.

@@ -38,6 +38,8 @@ use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, Track
 const CLOCK_GRID_US: i64 = 100_000;
 /// Most starts of writers that are told apart in one room.
 const MAX_EVENT_STREAMS: usize = 256;
+/// The writer of control entries, as errors name it.
+const THE_COORDINATOR: &str = "the coordinator";
 
 /// What the shell does next.
 #[derive(Debug)]
@@ -83,6 +85,8 @@ pub struct ReplayRequest {
 pub struct Damaged {
     /// Its place in the log.
     pub sequence: u64,
+    /// Where it was published.
+    pub subject: String,
     /// Why.
     pub why: DamagedReason,
 }
@@ -108,7 +112,7 @@ pub enum DamagedReason {
         expected: String,
     },
     /// Its writer may not write such an event.
-    #[error("{writer:?} may not write this event")]
+    #[error("{writer} may not write such an entry")]
     NotPermitted {
         /// Who wrote it.
         writer: String,
@@ -116,6 +120,21 @@ pub enum DamagedReason {
     /// The room has more tracks or writers than any real one.
     #[error("the room has too many tracks or writers")]
     TooMany,
+}
+
+impl DamagedReason {
+    /// One word for a metric's attribute.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Subject(_) => "subject",
+            Self::Batch(_) => "batch",
+            Self::Event(_) => "event",
+            Self::WrongPlace { .. } => "wrong_place",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::TooMany => "too_many",
+        }
+    }
 }
 
 /// A window that is ready to be committed.
@@ -129,8 +148,6 @@ pub struct SealedWindow {
     pub hash: Hash,
     /// Figures for metrics.
     pub counts: Counts,
-    /// A sampled trace that ends in this window, as a W3C `traceparent`.
-    pub trace_parent: Option<String>,
 }
 
 /// Why a fold cannot begin from a window.
@@ -420,8 +437,8 @@ impl RoomFold {
             }
         }
         let sequence = entry.sequence;
-        if let Err(why) = self.route(entry, again, outputs) {
-            outputs.push(RoomOutput::Damaged(Damaged { sequence, why }));
+        if let Err(why) = self.route(&entry, again, outputs) {
+            outputs.push(RoomOutput::Damaged(Damaged { sequence, subject: entry.subject, why }));
         }
         self.folded = self.folded.max(sequence);
     }
@@ -469,16 +486,16 @@ impl RoomFold {
         self.drain_events(stream, outputs);
     }
 
-    fn route(&mut self, entry: LogEntry, again: bool, outputs: &mut Vec<RoomOutput>) -> Result<(), DamagedReason> {
+    fn route(&mut self, entry: &LogEntry, again: bool, outputs: &mut Vec<RoomOutput>) -> Result<(), DamagedReason> {
         let address = Address::parse(&entry.subject)?;
         if address.tenant != self.spec.tenant || address.room != self.spec.room || address.shard != self.shard {
             let expected = subject::room_filter(self.shard, &self.spec.tenant, &self.spec.room).as_str().to_owned();
-            return Err(DamagedReason::WrongPlace { named: entry.subject, expected });
+            return Err(DamagedReason::WrongPlace { named: entry.subject.clone(), expected });
         }
         match (address.entry, address.writer) {
             (Entry::Media(track), Writer::Sfu(sfu)) => self.on_media(TrackKey { sfu, track }, entry, again, outputs),
             (Entry::Media(_), Writer::Control) => {
-                Err(DamagedReason::NotPermitted { writer: "the coordinator".to_owned() })
+                Err(DamagedReason::NotPermitted { writer: THE_COORDINATOR.to_owned() })
             }
             (Entry::Event, writer) => self.on_event_message(writer, entry, again, outputs),
         }
@@ -487,7 +504,7 @@ impl RoomFold {
     fn on_media(
         &mut self,
         key: TrackKey,
-        entry: LogEntry,
+        entry: &LogEntry,
         again: bool,
         outputs: &mut Vec<RoomOutput>,
     ) -> Result<(), DamagedReason> {
@@ -501,13 +518,14 @@ impl RoomFold {
             self.sfu_time = self.sfu_time.max(entry.time);
             self.clock.observe(batch.packets[batch.packets.len() - 1].time, entry.time);
         }
-        if self.trace_parent.is_none() {
-            self.trace_parent = entry.trace_parent.filter(|parent| is_sampled(parent));
+        // What an earlier owner saw is in a window of its own (I3).
+        if self.trace_parent.is_none() && !again && self.phase != Phase::Before {
+            self.trace_parent = entry.trace_parent.as_ref().filter(|parent| is_sampled(parent)).cloned();
         }
         let batch = TrackBatch {
             sequence: entry.sequence,
             time: entry.time,
-            message: entry.payload,
+            message: entry.payload.clone(),
             batch,
             from_zero: self.from_zero,
         };
@@ -531,7 +549,7 @@ impl RoomFold {
     fn on_event_message(
         &mut self,
         writer: Writer,
-        entry: LogEntry,
+        entry: &LogEntry,
         again: bool,
         outputs: &mut Vec<RoomOutput>,
     ) -> Result<(), DamagedReason> {
@@ -558,7 +576,7 @@ impl RoomFold {
             time: entry.time,
             sequence: entry.sequence,
             bytes: entry.payload.len(),
-            item: (event, entry.payload),
+            item: (event, entry.payload.clone()),
         };
         if let Some(order) = self.events.get_mut(&stream) {
             let is_new = order.hold(number, held);
@@ -571,7 +589,11 @@ impl RoomFold {
         while self.events.get(&stream).is_some_and(|order| order.is_over(&self.config)) {
             self.skip_events(&stream, outputs);
         }
-        if permitted { Ok(()) } else { Err(DamagedReason::NotPermitted { writer: format!("{:?}", stream.0) }) }
+        if permitted {
+            return Ok(());
+        }
+        let writer = stream.0.sfu().map_or_else(|| THE_COORDINATOR.to_owned(), |sfu| format!("SFU {sfu}"));
+        Err(DamagedReason::NotPermitted { writer })
     }
 
     fn drain_events(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
@@ -587,8 +609,28 @@ impl RoomFold {
     }
 }
 
-/// Whether a W3C `traceparent` has its sampled flag set.
+/// Whether it is a `traceparent` with its sampled flag set (W3C Trace Context, version 00).
 fn is_sampled(trace_parent: &str) -> bool {
-    let flags = trace_parent.rsplit('-').next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
-    flags.is_some_and(|flags| flags & 1 != 0)
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let fields: Vec<&str> = trace_parent.splitn(5, '-').collect();
+    let [version, trace, parent, flags] = fields[..] else { return false };
+    let is_whole = is_hex(version, 2) && is_hex(trace, 32) && is_hex(parent, 16) && is_hex(flags, 2);
+    is_whole && u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_sampled;
+
+    #[test]
+    fn only_a_whole_and_sampled_trace_is_kept() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-";
+        assert!(is_sampled(&format!("{parent}01")) && is_sampled(&format!("{parent}03")));
+        let long = format!("{parent}01-{}", "a".repeat(1 << 20));
+        for other in [&format!("{parent}00"), &format!("{parent}0g"), &parent[..50], "", "01", "a-b-c-01", &long] {
+            assert!(!is_sampled(other), "{}", &other[..other.len().min(80)]);
+        }
+    }
 }

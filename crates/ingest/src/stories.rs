@@ -31,6 +31,14 @@ fn a_quiet_room_becomes_a_chain() {
         assert_eq!(after.header.previous, Some(before.hash()), "I2");
         assert_eq!(after.header.log_span.0, before.header.log_span.1);
     }
+    let firsts_sampled = folded.windows.iter().map(|window| {
+        let sequences = log.entries.iter().filter(|entry| entry.subject.contains(".media."));
+        let (start, end) = window.header.log_span;
+        let mut within = sequences.filter(|entry| entry.time >= start && entry.time < end);
+        within.find(|entry| entry.sequence % 2 == 1).map(|entry| trace_parent(entry.sequence))
+    });
+    let traces: Vec<_> = folded.windows.iter().map(|window| window.header.trace_parent.clone()).collect();
+    assert_eq!(traces, firsts_sampled.collect::<Vec<_>>());
     let last = &folded.windows[3].header;
     assert_eq!(last.room_start, room_time(0));
     let end = last.end.expect("the last window says so");

@@ -153,6 +153,11 @@ pub(crate) fn publisher_gap(name: &str, publisher: u64, batches: (u64, u64)) -> 
     })
 }
 
+/// The trace of an entry; one in two is sampled.
+pub(crate) fn trace_parent(sequence: u64) -> String {
+    format!("00-{sequence:032x}-00000000000000aa-{:02x}", sequence % 2)
+}
+
 /// A log being written.
 #[derive(Default)]
 pub(crate) struct Log {
@@ -164,7 +169,8 @@ impl Log {
     pub(crate) fn push(&mut self, subject: &Address, payload: Bytes, ms: i64) {
         let sequence = self.entries.len() as u64 + 1;
         let subject = subject.subject().as_str().to_owned();
-        self.entries.push(LogEntry { sequence, time: log_time(ms), subject, trace_parent: None, payload });
+        let trace_parent = Some(trace_parent(sequence));
+        self.entries.push(LogEntry { sequence, time: log_time(ms), subject, trace_parent, payload });
     }
 
     pub(crate) fn event_no(&mut self, writer: &Writer) -> u64 {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use roomreel_shared::batch::{Incarnation, PacketData, RtpBatch};
 use roomreel_shared::event::{Producer, PublisherGap};
 use roomreel_shared::rtcp;
-use roomreel_shared::rtp::{PacketView, Ssrc};
+use roomreel_shared::rtp::{self, PacketView, Ssrc};
 use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{AcceptedReason, Gap, Keyframe, Missing, SealedSegment, SegmentFrames, TrackKey};
 use roomreel_shared::wire;
@@ -73,6 +73,7 @@ struct Open {
     /// Batches in a row that were refused for one reason.
     refused: Option<Gap>,
     counts: Counts,
+    invalid: Option<rtp::Error>,
 }
 
 /// A wish for a key frame.
@@ -404,7 +405,10 @@ impl TrackFold {
             match &packet.data {
                 PacketData::Rtp(bytes) => match PacketView::parse(bytes.clone()) {
                     Ok(view) => self.on_rtp(batch.batch.incarnation, number, &view, packet.time, late),
-                    Err(_) => self.open.counts.invalid_packets += 1,
+                    Err(why) => {
+                        self.open.counts.invalid_packets += 1;
+                        self.open.invalid.get_or_insert(why);
+                    }
                 },
                 PacketData::Rtcp(bytes) => {
                     for report in rtcp::sender_reports(bytes) {
@@ -487,7 +491,7 @@ impl TrackFold {
             }
         }
         self.end_refusal();
-        let Open { frames, span, keyframes, gaps, refused: _, counts } = std::mem::take(&mut self.open);
+        let Open { frames, span, keyframes, gaps, refused: _, counts, invalid } = std::mem::take(&mut self.open);
         let segment = span.map(|span| SealedSegment {
             key: self.key.clone(),
             frames: frames.seal(),
@@ -520,6 +524,7 @@ impl TrackFold {
             },
             held: self.held(),
             counts,
+            invalid,
         }
     }
 

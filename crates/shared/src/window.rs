@@ -277,6 +277,8 @@ pub struct Header {
     pub carry_over: wire::CarryOver,
     /// Set in the last window.
     pub end: Option<Final>,
+    /// W3C `traceparent` of the window's first sampled batch.
+    pub trace_parent: Option<String>,
 }
 
 /// A window object that was read.
@@ -444,6 +446,7 @@ pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, Lo
             .end
             .map(|end| wire::FinalMark { reason: end.reason.to_wire().into(), room_end_us: end.room_end.as_micros() }),
         window_duration_us: i64::try_from(header.window_duration_us).unwrap_or(i64::MAX),
+        traceparent: header.trace_parent.clone().unwrap_or_default(),
     };
     let footer = footer.encode_to_vec();
     object.put_slice(&footer);
@@ -618,6 +621,7 @@ fn header_from_wire(footer: wire::WindowFooter) -> Result<Header, Error> {
             reason: StopReason::from_wire(end.reason()),
             room_end: RoomTime::from_micros(end.room_end_us),
         }),
+        trace_parent: Some(footer.traceparent).filter(|parent| !parent.is_empty()),
     })
 }
 
@@ -734,10 +738,15 @@ mod tests {
             ],
             carry_over: wire::CarryOver { log_sequence: 12, ..Default::default() },
             end: Some(Final { reason: StopReason::RoomClosed, room_end: RoomTime::from_micros(99) }),
+            trace_parent: None,
         }
     }
 
     fn object() -> Bytes {
+        object_of(&header())
+    }
+
+    fn object_of(header: &Header) -> Bytes {
         let mut frames = SegmentFrames::default();
         frames.push(&batch(0).encode(), LogTime::from_micros(11), false);
         frames.push(&batch(1).encode(), LogTime::from_micros(12), true);
@@ -756,13 +765,13 @@ mod tests {
             }],
         };
         let event = RoomEvent {
-            room: header().room,
+            room: header.room.clone(),
             incarnation: incarnation(),
             event_no: 0,
             time: RoomTime::from_micros(3),
             kind: EventKind::Tick,
         };
-        encode(&header(), &[segment], &[(Writer::Control, LogTime::from_micros(13), event.encode())])
+        encode(header, &[segment], &[(Writer::Control, LogTime::from_micros(13), event.encode())])
     }
 
     #[test]
@@ -774,6 +783,13 @@ mod tests {
         assert_eq!(batches.iter().map(|b| b.late).collect::<Vec<_>>(), [false, true]);
         assert_eq!(batches[1].batch, batch(1));
         assert_eq!(window.segments[0].late_batches, 1);
+    }
+
+    #[test]
+    fn a_trace_round_trips() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traced = Header { trace_parent: Some(parent.to_owned()), ..header() };
+        assert_eq!(Window::parse(object_of(&traced)).expect("whole").header, traced);
     }
 
     #[test]

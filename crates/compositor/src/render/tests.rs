@@ -174,6 +174,7 @@ fn windows() -> Vec<Window> {
                 reason: StopReason::RoomClosed,
                 room_end: RoomTime::from_micros(START_US + 2_900_000),
             }),
+            trace_parent: None,
         };
         Window::parse(window::encode(&header, &segments, &events)).expect("whole")
     };

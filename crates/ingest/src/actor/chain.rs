@@ -82,7 +82,7 @@ pub(crate) async fn commit(
         %key,
         window = window.header.window,
         bytes = window.object.len(),
-        traceparent = window.trace_parent.as_deref()
+        traceparent = window.header.trace_parent.as_deref()
     );
     resolve(store, key, window, metrics).instrument(span).await
 }

@@ -23,12 +23,15 @@ use super::slot::Slot;
 use super::track::{TrackActor, TrackArguments};
 use crate::config::FoldConfig;
 use crate::metrics::Metrics;
-use crate::room::{Identity, RoomFold, RoomOutput, SealedWindow};
+use crate::room::{Damaged, Identity, RoomFold, RoomOutput, SealedWindow};
 use crate::track::{OpenTrack, TrackOutput};
 use crate::watermark::watermarks;
 
 /// How often the room speaks up without a cause.
 const BEAT: Duration = Duration::from_secs(1);
+/// Skipped entries that are told one by one, in so many beats; the others are summed up.
+const TOLD_DAMAGED: u64 = 16;
+const TELL_DAMAGED_BEATS: u64 = 10;
 
 /// What a room's actor begins with.
 pub(crate) struct RoomArguments {
@@ -100,6 +103,8 @@ pub(crate) struct RoomState {
     folded_bytes: u64,
     rate: Rate,
     beats: u64,
+    /// Entries skipped in this period of telling.
+    damaged: u64,
     draining: bool,
     finished: bool,
 }
@@ -154,6 +159,7 @@ impl Actor for RoomActor {
             folded_bytes: 0,
             rate: Rate::default(),
             beats: 0,
+            damaged: 0,
             draining: false,
             finished: false,
         };
@@ -163,6 +169,7 @@ impl Actor for RoomActor {
     }
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        state.tell_untold();
         state.metrics.rooms.add(-1, &[]);
         Ok(())
     }
@@ -351,19 +358,30 @@ impl RoomState {
                         wire::RequestKeyframe { track_id: key.track.to_string(), ssrc: ssrc.map_or(0, |ssrc| ssrc.0) };
                     self.herald.command(&key.sfu, request, wire::sfu_command::Command::RequestKeyframe(command));
                 }
-                RoomOutput::Damaged(damaged) => {
-                    self.metrics.damaged.add(1, &[]);
-                    tracing::warn!(
-                        room = %self.spec.room,
-                        sequence = damaged.sequence,
-                        why = %damaged.why,
-                        "an entry of the log was skipped; its publisher is asked to send it again"
-                    );
-                }
+                RoomOutput::Damaged(damaged) => self.on_damaged(&damaged),
                 RoomOutput::Finished => {}
             }
         }
         Ok(())
+    }
+
+    /// Counts a skipped entry, and tells of it unless many were told of lately: who floods the room does not flood the logs.
+    fn on_damaged(&mut self, Damaged { sequence, subject, why }: &Damaged) {
+        self.metrics.on_damaged(why);
+        self.damaged += 1;
+        if self.damaged <= TOLD_DAMAGED {
+            tracing::warn!(
+                room = %self.spec.room, subject, sequence, %why,
+                "an entry of the log was skipped and nothing of it is stored; look at what publishes to this subject"
+            );
+        }
+    }
+
+    /// A new period of telling of skipped entries begins.
+    fn tell_untold(&mut self) {
+        if let Some(entries @ 1..) = std::mem::take(&mut self.damaged).checked_sub(TOLD_DAMAGED) {
+            tracing::warn!(room = %self.spec.room, entries, "more entries of the log were skipped");
+        }
     }
 
     async fn open_track(&mut self, myself: &ActorRef<RoomMessage>, open: OpenTrack) -> Result<(), ActorProcessingErr> {
@@ -379,7 +397,15 @@ impl RoomState {
         let (actor, _) = TrackActor::spawn_linked(None, TrackActor, arguments, myself.get_cell()).await?;
         let Some(folding) = &mut self.folding else { return Ok(()) };
         let key = open.key.clone();
-        let slot = Slot { actor, generation: self.tracks_begun, open, journal: Vec::new(), handled, failures: (0, 0) };
+        let slot = Slot {
+            actor,
+            generation: self.tracks_begun,
+            open,
+            journal: Vec::new(),
+            handled,
+            failures: (0, 0),
+            told_invalid: false,
+        };
         folding.tracks.insert(key, slot);
         Ok(())
     }
@@ -401,6 +427,7 @@ impl RoomState {
             }
             slot.journal = failed.journal;
             slot.failures = failed.failures;
+            slot.told_invalid = failed.told_invalid;
         }
         Ok(())
     }
@@ -420,6 +447,12 @@ impl RoomState {
         for answer in answers {
             if let TrackOutput::Sealed(part) = &answer {
                 slot.on_sealed(part);
+                if let Some(why) = part.invalid.filter(|_| !std::mem::replace(&mut slot.told_invalid, true)) {
+                    tracing::warn!(
+                        room = %self.spec.room, sfu = %key.sfu, track = %key.track, packets = part.counts.invalid_packets, %why,
+                        "packets of a track are not valid RTP: they are stored and cannot be played; look at its publisher"
+                    );
+                }
             }
             folding.fold.on_track(key, answer, &mut outputs);
         }
@@ -491,6 +524,9 @@ impl RoomState {
 
     async fn on_beat(&mut self, myself: &ActorRef<RoomMessage>) -> Result<(), ActorProcessingErr> {
         self.beats += 1;
+        if self.beats.is_multiple_of(TELL_DAMAGED_BEATS) {
+            self.tell_untold();
+        }
         self.rate.on_second(self.folded_bytes);
         self.tell_watermarks();
         if self.beats.is_multiple_of(2) {

@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) handled: Arc<AtomicUsize>,
     /// Failures, and the input they happened at.
     pub(super) failures: (u32, usize),
+    /// It was told that packets are not valid RTP; once is enough.
+    pub(super) told_invalid: bool,
 }
 
 impl Slot {

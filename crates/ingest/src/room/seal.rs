@@ -75,6 +75,7 @@ impl RoomFold {
             gaps,
             carry_over,
             end: sealing.last,
+            trace_parent: self.trace_parent.take(),
         };
         let object = window::encode(&header, &segments, &std::mem::take(&mut self.stored));
         let hash = Hash::of(&object);
@@ -82,8 +83,7 @@ impl RoomFold {
         self.window_start = sealing.end;
         self.previous = Some(hash);
         self.from_zero = true;
-        let trace_parent = self.trace_parent.take();
-        outputs.push(RoomOutput::Commit(Box::new(SealedWindow { header, object, hash, counts, trace_parent })));
+        outputs.push(RoomOutput::Commit(Box::new(SealedWindow { header, object, hash, counts })));
         if sealing.last.is_some() {
             self.phase = Phase::Finished;
             outputs.push(RoomOutput::Finished);

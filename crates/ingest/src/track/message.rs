@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use roomreel_shared::batch::{Incarnation, RtpBatch};
 use roomreel_shared::event::{Producer, PublisherGap};
-use roomreel_shared::rtp::Ssrc;
+use roomreel_shared::rtp::{self, Ssrc};
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{AcceptedReason, Gap, SealedSegment, TrackKey};
 use roomreel_shared::wire;
@@ -122,6 +122,8 @@ pub struct SealedTrack {
     pub held: Vec<Arc<TrackBatch>>,
     /// Figures for metrics.
     pub counts: Counts,
+    /// What is wrong with the first packet that is not valid RTP.
+    pub invalid: Option<rtp::Error>,
 }
 
 /// What happened in a window, in numbers.

@@ -77,6 +77,10 @@ fn probes_retransmissions_and_noise_are_kept_and_counted_apart() {
     fold.on_input(TrackInput::Seal { last: true }, &mut outputs);
     let Some(TrackOutput::Sealed(sealed)) = outputs.pop() else { panic!("sealed") };
     assert_eq!((sealed.counts.packets, sealed.counts.invalid_packets), (8, 1));
+    assert_eq!(
+        sealed.invalid.map(|why| why.to_string()),
+        Some("RTP packet of 5 bytes is too short: 12 are needed".into())
+    );
     assert_eq!(sealed.state.streams.len(), 3);
     let gaps: Vec<_> = sealed.gaps.iter().map(|gap| &gap.missing).collect();
     assert!(matches!(gaps[..], [Missing::Network { ssrc: Ssrc(50), .. }]), "each SSRC counts alone: {gaps:?}");
