@@ -159,6 +159,19 @@ async fn until<F: Future>(mut action: impl FnMut() -> F, mut done: impl FnMut() 
     panic!("it was not done within ten seconds");
 }
 
+#[test]
+fn the_shards_of_the_contract_are_those_of_the_code() {
+    let contract = include_str!("../../../docs/sfu-contract.md");
+    for (tenant, room) in [("acme", "standup"), ("acme", "all.hands"), ("default", "standup"), ("Zoë", "会議")] {
+        let (tenant, room) = (TenantId::new(tenant).expect("valid"), RoomId::new(room).expect("valid"));
+        let [of_4, of_16] = [4, 16].map(|shards| Shard::of(&tenant, &room, shards).number());
+        let line =
+            contract.lines().find(|line| line.starts_with(&format!("| `{}` | `{}` |", tenant.token(), room.token())));
+        let line = line.expect("the contract has this room");
+        assert!(line.ends_with(&format!("| {of_4} | {of_16} |")), "{line}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_back_channel_keeps_replays_and_releases() {
     let log = MemoryLog::system();
@@ -187,10 +200,17 @@ async fn the_back_channel_keeps_replays_and_releases() {
     say(M::RecordingState(state)).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(publisher.stats().held_messages, 1, "the recording may still ask for it");
+    assert!(!publisher.settle(Duration::from_secs(5)).await);
     let mark = wire::TrackWatermark { track_id: "cam".to_owned(), incarnation, next_batch_no: 1 };
-    let watermark =
-        || say(M::Watermark(wire::Watermark { recording_id: "01r".to_owned(), tracks: vec![mark.clone()], ..Default::default() }));
+    let watermark = || {
+        say(M::Watermark(wire::Watermark {
+            recording_id: "01r".to_owned(),
+            tracks: vec![mark.clone()],
+            ..Default::default()
+        }))
+    };
     until(watermark, || publisher.stats().held_messages == 0).await;
+    assert!(publisher.settle(Duration::from_secs(5)).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //!
 //! Owns the merge of both in the order of time. Packets that came before their producer was announced are delivered right
 //! after the announcement, with their own receive times. `RoomClosed` is delivered last. A capture is read twice: once to
-//! learn its streams (see [`tracks`]), once to play it; it is never held in memory.
+//! learn its streams, once to play it; it is never held in memory.
 
 mod events;
 mod frames;
@@ -18,8 +18,8 @@ use roomreel_shared::policy::Policy;
 pub use self::player::Capture;
 pub use self::survey::{Summary, TrackSummary, UnknownStream};
 
-/// Most packets that wait for their producer to be announced.
-const MAX_EARLY_PACKETS: usize = 65_536;
+/// Most bytes of packets that wait for their producers to be announced.
+const MAX_EARLY_BYTES: usize = 32 * 1024 * 1024;
 
 /// Why a capture, or a part of it, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +94,9 @@ pub enum Error {
         /// The file.
         path: String,
     },
-    /// More packets came before the announcement of their producers than are kept.
+    /// More came before the announcement of its producer than is kept.
     #[error(
-        "packet of track {track} came before its producer was announced and {MAX_EARLY_PACKETS} wait already; it is left out"
+        "packet of track {track} came before its producer was announced, and {MAX_EARLY_BYTES} bytes wait already; it is left out"
     )]
     TooEarly {
         /// The track.

@@ -19,7 +19,7 @@ use super::frames::{Frame, Frames};
 use super::speakers::Speakers;
 use super::survey::{Media, frames, media, open, survey};
 use super::tracks::Tracks;
-use super::{CaptureOptions, Error, MAX_EARLY_PACKETS, Summary};
+use super::{CaptureOptions, Error, MAX_EARLY_BYTES, Summary};
 use crate::source::{self, Source, SourceItem};
 
 /// A capture as a source.
@@ -33,7 +33,7 @@ pub struct Capture {
     tracks: Tracks,
     announced: Vec<TrackState>,
     early: BTreeMap<usize, Vec<(RoomTime, PacketData)>>,
-    early_packets: usize,
+    early_bytes: usize,
     speakers: Speakers,
     ready: VecDeque<Result<(RoomTime, SourceItem), source::Error>>,
     newest: RoomTime,
@@ -96,7 +96,7 @@ impl Capture {
             announced: vec![TrackState::Unannounced; tracks.all.len()],
             tracks,
             early: BTreeMap::new(),
-            early_packets: 0,
+            early_bytes: 0,
             speakers: Speakers::default(),
             ready: problems.into_iter().map(|error| Err(error.into())).collect(),
             newest: first,
@@ -207,7 +207,7 @@ impl Capture {
                     let track = producer.track.clone();
                     self.push(time, EventKind::ProducerCreated(producer));
                     let early = self.early.remove(&at).unwrap_or_default();
-                    self.early_packets -= early.len();
+                    self.early_bytes -= early.iter().map(|(_, data)| data.bytes().len()).sum::<usize>();
                     for (time, data) in early {
                         self.ready.push_back(Ok((time, SourceItem::Packet { track: track.clone(), data })));
                     }
@@ -281,8 +281,8 @@ impl Capture {
         let track = self.tracks.all[at].producer.track.clone();
         let item = match self.announced[at] {
             TrackState::Open | TrackState::Closed => Ok((time, SourceItem::Packet { track, data })),
-            TrackState::Unannounced if self.early_packets < MAX_EARLY_PACKETS => {
-                self.early_packets += 1;
+            TrackState::Unannounced if self.early_bytes < MAX_EARLY_BYTES => {
+                self.early_bytes += data.bytes().len();
                 self.early.entry(at).or_default().push((time, data));
                 return;
             }
@@ -310,5 +310,114 @@ impl Source for Capture {
 
     fn duration(&self) -> Option<Duration> {
         Some(self.duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roomreel_shared::rtcp::{NtpTimestamp, SenderReport, write_sender_report};
+    use roomreel_shared::rtp::RtpTimestamp;
+
+    use super::super::frames::tests::pcap;
+    use super::super::link::tests::ipv4;
+    use super::*;
+
+    const EVENTS: &str = r#"{"t_us": 1000000, "type": "room_created", "room_id": "tiny"}
+{"t_us": 1100000, "type": "peer_joined", "peer_id": "amara", "display_name": "Amara", "is_host": true}
+{"t_us": 1300000, "type": "producer_created", "peer_id": "amara", "producer_id": "cam", "kind": "video", "udp_source_port": 7, "ssrc": 5, "payload_type": 96, "codec": "vp8", "clock_rate": 90000}
+{"t_us": 1400000, "type": "speaking", "peer_id": "amara", "level_dbov": -20.4}
+{"t_us": 1500000, "type": "peer_left", "peer_id": "amara", "reason": "leave"}
+{"t_us": 1550000, "type": "room_closed", "reason": "ended"}
+"#;
+
+    fn rtp(ssrc: u8, payload_type: u8) -> Vec<u8> {
+        ipv4(7, &[0x80, payload_type, 0, 1, 0, 0, 0, 0, 0, 0, 0, ssrc, 9])
+    }
+
+    /// A capture whose last record is cut off.
+    fn capture() -> Vec<u8> {
+        let report = SenderReport { ssrc: Ssrc(5), ntp: NtpTimestamp(1), rtp: RtpTimestamp(2) };
+        let report = ipv4(7, &write_sender_report(report, 1, 1));
+        let records = [
+            (1_200_000, rtp(5, 96)),
+            (1_250_000, rtp(6, 97)),
+            (1_350_000, report),
+            (1_360_000, ipv4(7, &[0x80, 201, 0, 1, 0, 0, 0, 5])),
+            (1_370_000, rtp(9, 120)),
+            (1_380_000, ipv4(7, &[0, 1, 0, 0])),
+            (1_600_000, rtp(5, 96)),
+            (1_700_000, rtp(5, 96)),
+        ];
+        let records: Vec<(i64, &[u8])> = records.iter().map(|(time, bytes)| (*time, bytes.as_slice())).collect();
+        let mut file = pcap(101, &records);
+        file.truncate(file.len() - 3);
+        file
+    }
+
+    fn in_words(item: Result<(RoomTime, SourceItem), source::Error>) -> String {
+        match item {
+            Err(error) => error.to_string(),
+            Ok((time, SourceItem::Packet { track, data })) => {
+                let kind = if matches!(data, PacketData::Rtp(_)) { "RTP" } else { "RTCP" };
+                format!("{} {kind} of {track}", time.as_micros())
+            }
+            Ok((time, SourceItem::Event(event))) => {
+                let event = format!("{event:?}");
+                let name = event.split([' ', '(']).next().unwrap_or_default();
+                format!("{} {name}", time.as_micros())
+            }
+        }
+    }
+
+    #[test]
+    fn a_capture_is_merged_in_order_counted_and_named_where_it_is_cut_off() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (capture_path, events_path) = (folder.path().join("tiny.pcap"), folder.path().join("tiny.jsonl"));
+        std::fs::write(&capture_path, capture()).expect("written");
+        std::fs::write(&events_path, EVENTS).expect("written");
+        let capture = Capture::open(&capture_path, &events_path, CaptureOptions::default()).expect("it opens");
+        assert_eq!((capture.room().as_str(), capture.duration()), ("tiny", Some(Duration::from_millis(600))));
+        let summary = capture.summary().clone();
+        assert_eq!(
+            (summary.tracks[0].streams, summary.tracks[0].packets, summary.tracks[0].reports),
+            (2, 3, 1),
+            "{summary}"
+        );
+        assert_eq!((summary.other_rtcp, summary.not_media, summary.unknown.len()), (1, 1, 1), "{summary}");
+        let items: Vec<String> = capture.map(in_words).collect();
+        let cut_off = format!(
+            "{} is cut off at byte 440, inside a record; everything before it is used. If it should be longer, copy it again",
+            capture_path.display()
+        );
+        let expected = [
+            "1000000 RoomCreated",
+            "1100000 PeerJoined",
+            "1300000 ProducerCreated",
+            "1200000 RTP of cam",
+            "1250000 RTP of cam",
+            "1350000 RTCP of cam",
+            "1400000 ActiveSpeaker",
+            "1500000 ProducerClosed",
+            "1500000 PeerLeft",
+            "1500000 ActiveSpeaker",
+            "1600000 RTP of cam",
+            &cut_off,
+            "1600000 RoomClosed",
+        ];
+        assert_eq!(items, expected);
+    }
+
+    #[test]
+    fn files_that_do_not_fit_are_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (capture_path, events_path) = (folder.path().join("tiny.pcap"), folder.path().join("tiny.jsonl"));
+        let open =
+            || Capture::open(&capture_path, &events_path, CaptureOptions::default()).err().map(|e| e.to_string());
+        assert!(open().is_some_and(|error| error.contains("tiny.jsonl cannot be opened")));
+        std::fs::write(&events_path, "").expect("written");
+        std::fs::write(&capture_path, "GIF89a").expect("written");
+        assert!(open().is_some_and(|error| error.contains("begins with 47 49 46 38")));
+        std::fs::write(&capture_path, capture()).expect("written");
+        assert!(open().is_some_and(|error| error.contains("announces no producer")));
     }
 }

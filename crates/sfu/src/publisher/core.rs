@@ -1,7 +1,7 @@
 //! Pure core of the publisher: packets and events in, messages to append out.
 //!
 //! Owns the numbers, the open batches, the bounded buffer of what is not yet durable, and what is sent when.
-//! Does not own the log, the bus, a clock or a source of randomness (see [`super::shell`]): time is an argument, counted
+//! Does not own the log, the bus, a clock or a source of randomness (see `shell`): time is an argument, counted
 //! from the publisher's start.
 //!
 //! What is full and who feels it: the window of messages without an answer holds the queue back; the queue and everything
@@ -144,6 +144,13 @@ struct Room {
     closing: Option<(MessageKey, usize)>,
     unacknowledged: usize,
     closed: bool,
+}
+
+impl Room {
+    /// No message of it is held.
+    fn holds_nothing(&self) -> bool {
+        self.events.held.is_empty() && self.tracks.values().all(|track| track.series.held.is_empty())
+    }
 }
 
 /// See the module.
@@ -468,6 +475,12 @@ impl Core {
                 .all(|room| room.tracks.values().all(|track| track.open.is_none() && track.gap.is_none()))
     }
 
+    /// It is flushed, and what recorded rooms hold is below their watermarks.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_flushed() && self.rooms.values().all(|room| !room.recorded || room.holds_nothing())
+    }
+
     /// Whether a source that can wait should: a whole window waits behind the one in flight.
     #[must_use]
     pub fn is_congested(&self) -> bool {
@@ -753,17 +766,16 @@ impl Core {
     /// Lets go of tracks and rooms that are closed and of which nothing is held.
     fn drop_what_is_over(&mut self, now: Duration) {
         let is_over = |track: &Track| {
-            let idle = track.series.held.is_empty() && track.open.is_none() && track.gap.is_none();
-            idle && track.closed_at.is_some_and(|closed| closed + CLOSED_TRACK_MEMORY <= now)
+            let is_idle = track.series.held.is_empty() && track.open.is_none() && track.gap.is_none();
+            is_idle && track.closed_at.is_some_and(|closed| closed + CLOSED_TRACK_MEMORY <= now)
         };
         for room in self.rooms.values_mut() {
             room.tracks.retain(|_, track| !is_over(track));
         }
-        self.rooms.retain(|_, room| {
-            let idle = room.events.held.is_empty()
-                && room.tracks.values().all(|track| track.series.held.is_empty() && track.open.is_none());
-            !(room.closed && idle)
-        });
+        let is_idle = |room: &Room| {
+            room.holds_nothing() && room.tracks.values().all(|track| track.open.is_none() && track.gap.is_none())
+        };
+        self.rooms.retain(|_, room| !(room.closed && is_idle(room)));
     }
 }
 

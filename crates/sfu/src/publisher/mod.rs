@@ -1,7 +1,7 @@
 //! What an SFU links to publish its rooms: media never blocks, loss is never silent.
 //!
 //! [`Publisher`] owns the connection to one cluster, [`RoomPublisher`] is a cheap handle for one room of it. Everything that is
-//! decided is decided in [`core`]; [`shell`] performs it. The wire contract is in `docs/sfu-contract.md`.
+//! decided is decided in [`core`]; a task performs it. The wire contract is in `docs/sfu-contract.md`.
 
 mod back_channel;
 pub mod core;
@@ -240,6 +240,12 @@ impl Publisher {
         let limit = self.flush_limit;
         let flushed = tokio::time::timeout(limit, self.shared.wait_until(|core| core.is_flushed())).await;
         flushed.map_err(|_| Error::Unacknowledged { messages: self.stats().unacknowledged, limit })
+    }
+
+    /// Waits until everything of the recorded rooms is durable: a process that ends before may still be asked for replays.
+    /// `false` if it is not after `limit`.
+    pub async fn settle(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.shared.wait_until(|core| core.is_settled())).await.is_ok()
     }
 
     /// What was done so far, and what is held.

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use opentelemetry::KeyValue;
+use opentelemetry::global::BoxedSpan;
 use opentelemetry::metrics::Meter;
+use opentelemetry::trace::{Span as _, SpanKind, Tracer as _};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use roomreel_shared::ports::RoomLog;
+use roomreel_shared::ports::{NewEntry, RoomLog};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -68,9 +71,14 @@ pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: Cance
             let next: Vec<_> = std::iter::from_fn(|| core.poll(now)).collect();
             (next, core.next_due())
         });
-        for send in next {
+        for mut send in next {
             let log = log.clone();
-            appends.push(async move { (send.key, log.append(send.entry).await) });
+            appends.push(async move {
+                let span = traced(&mut send.entry);
+                let outcome = log.append(send.entry).await;
+                drop(span); // ends it
+                (send.key, outcome)
+            });
         }
         let due = async {
             match due {
@@ -99,6 +107,26 @@ pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: Cance
         }
         shared.progress.notify_waiters();
     }
+}
+
+/// The span in which a sampled message is published; the message then carries it as its parent. Where nobody collects
+/// traces, the ids that the message has stay.
+fn traced(entry: &mut NewEntry) -> Option<BoxedSpan> {
+    if !entry.trace_parent.as_ref()?.ends_with("-01") {
+        return None;
+    }
+    let tracer = opentelemetry::global::tracer("roomreel");
+    let attributes = [
+        KeyValue::new("messaging.destination.name", entry.subject.to_string()),
+        KeyValue::new("messaging.message.id", entry.message_id.clone()),
+    ];
+    let builder = tracer.span_builder("publish").with_kind(SpanKind::Producer).with_attributes(attributes);
+    let span = builder.start_with_context(&tracer, &opentelemetry::Context::new());
+    let context = span.span_context();
+    if context.is_valid() && context.is_sampled() {
+        entry.trace_parent = Some(format!("00-{}-{}-01", context.trace_id(), context.span_id()));
+    }
+    Some(span)
 }
 
 /// Offers the statistics as metrics, until the publisher is gone.

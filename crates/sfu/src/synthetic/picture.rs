@@ -248,12 +248,13 @@ impl Scene {
         }
         let hundredths = time.subsec_millis() / 10;
         let text = format!("{:02}:{:02}.{hundredths:02}", time.as_secs() / 60, time.as_secs() % 60);
-        let left = if self.person.is_some() { margin } else { width - margin - self.clock.width(&text) };
         for (x, glyph) in self.clock.lay_out(&text) {
             if self.person.is_some() {
-                canvas.stamp(glyph, (left + x + 1, margin + 1), Yuv::BLACK);
+                canvas.stamp(glyph, (margin + x + 1, margin + 1), Yuv::BLACK);
+                canvas.stamp(glyph, (margin + x, margin), ink);
+            } else {
+                canvas.stamp(glyph, (width / 12 + x, height - margin - glyph.height), ink);
             }
-            canvas.stamp(glyph, (left + x, margin), ink);
         }
         if is_flash {
             canvas.rectangle(self.flash, Yuv::WHITE);

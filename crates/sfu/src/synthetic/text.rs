@@ -68,8 +68,4 @@ impl ClockFace {
             .enumerate()
             .map(|(place, mask)| (place * self.advance + (self.advance.saturating_sub(mask.width)) / 2, mask))
     }
-
-    pub(super) fn width(&self, text: &str) -> usize {
-        text.chars().count() * self.advance
-    }
 }
