@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use opentelemetry::KeyValue;
 use roomreel_shared::cluster::{RenderJob, RenderProgress, render_key, render_progress_key};
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
@@ -17,6 +18,7 @@ use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::ports::{Change, Compare, CoordinationError, Outcome, Ports, StoreError};
 use roomreel_shared::window::{self, Window};
 use time::OffsetDateTime;
+use tracing::{Instrument as _, Span};
 
 use crate::documents::Documents;
 use crate::encode::{EncodedSlice, VideoConfig};
@@ -103,8 +105,8 @@ struct Composite {
     playlist: Playlist,
     /// Slices that existed when this process took over: read back, not rendered.
     existing: u64,
-    /// Rendered, not yet stored.
-    pending: Option<EncodedSlice>,
+    /// Rendered, not yet stored; the span ends when it is.
+    pending: Option<(EncodedSlice, Span)>,
     /// Every due slice of the windows so far has been rendered.
     is_drained: bool,
 }
@@ -123,6 +125,8 @@ pub struct Job {
     documents: Documents,
     composite: Option<Composite>,
     next_window: u64,
+    /// The trace that the newest window joins, and so do the slices that it makes due.
+    trace_parent: Option<String>,
     final_seen: bool,
     files: BTreeSet<String>,
 }
@@ -131,14 +135,36 @@ struct Meters {
     slices: opentelemetry::metrics::Counter<u64>,
     render_time: opentelemetry::metrics::Histogram<f64>,
     lag: opentelemetry::metrics::Histogram<f64>,
+    failures: opentelemetry::metrics::Counter<u64>,
+    /// Counts itself while it exists.
+    open_renders: opentelemetry::metrics::UpDownCounter<i64>,
+}
+
+impl Drop for Meters {
+    fn drop(&mut self) {
+        self.open_renders.add(-1, &[]);
+    }
 }
 
 impl Meters {
     fn new() -> Self {
         let meter = opentelemetry::global::meter("roomreel");
+        let open_renders = meter
+            .i64_up_down_counter("roomreel.compositor.open_renders")
+            .with_unit("{render}")
+            .with_description("renders that this node has taken up and not let go of")
+            .build();
+        open_renders.add(1, &[]);
         Self {
+            open_renders,
+            failures: meter
+                .u64_counter("roomreel.compositor.failed_steps")
+                .with_unit("{step}")
+                .with_description("steps that did not succeed: permanent ones end a render, others are made again")
+                .build(),
             slices: meter
                 .u64_counter("roomreel.compositor.slices")
+                .with_unit("{slice}")
                 .with_description("slices rendered and stored")
                 .build(),
             render_time: meter
@@ -173,6 +199,7 @@ impl Job {
             documents,
             composite: None,
             next_window: 0,
+            trace_parent: None,
             final_seen: false,
             files: BTreeSet::new(),
             job,
@@ -195,6 +222,16 @@ impl Job {
     /// # Errors
     /// Any [`Error`]; unless it is permanent, the step can be made again.
     pub async fn step(&mut self) -> Result<Next, Error> {
+        let done = self.try_step().await;
+        if let Err(error) = &done
+            && !matches!(error, Error::Superseded)
+        {
+            self.meters.failures.add(1, &[KeyValue::new("permanent", error.is_permanent())]);
+        }
+        done
+    }
+
+    async fn try_step(&mut self) -> Result<Next, Error> {
         if let Some(spec) = self.job.composite.clone()
             && self.composite.is_none()
         {
@@ -291,18 +328,28 @@ impl Job {
     async fn render(&mut self) -> Result<(), Error> {
         let composite = self.composite.as_mut().expect("only called with a composite");
         let mut core = composite.core.take().ok_or(Error::Crashed)?;
+        let span = core.next_number().map_or_else(Span::none, |slice| {
+            tracing::info_span!(
+                "render slice",
+                recording = %self.job.spec.recording,
+                composite = %composite.spec.id,
+                slice,
+                window = self.next_window.saturating_sub(1),
+                traceparent = self.trace_parent.as_deref()
+            )
+        });
         let began = Instant::now();
-        let (core, slice) = in_thread(move || {
-            let slice = core.next_slice();
-            (core, slice)
+        let (core, slice, span) = in_thread(move || {
+            let slice = span.in_scope(|| core.next_slice());
+            (core, slice, span)
         })
         .await?;
         let spent = began.elapsed();
         self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
         composite.core = Some(core);
-        composite.pending = slice?.map(|slice| slice.encoded);
+        composite.pending = slice?.map(|slice| (slice.encoded, span));
         composite.is_drained = composite.pending.is_none();
-        if let Some(slice) = &composite.pending {
+        if let Some((slice, _)) = &composite.pending {
             let output = duration(slice, &composite.video).as_secs_f64();
             self.meters.render_time.record(spent.as_secs_f64() / output.max(0.001), &[]);
         }
@@ -312,20 +359,22 @@ impl Job {
     /// Stores the rendered slice, or takes the one that another node has stored in its place (I5).
     async fn store_pending(&mut self) -> Result<(), Error> {
         let composite = self.composite.as_ref().expect("only called with a composite");
-        let Some(slice) = composite.pending.clone() else { return Ok(()) };
+        let Some((slice, span)) = composite.pending.clone() else { return Ok(()) };
         let key = self.keys.slice(&composite.spec.id, slice.number);
         let body = fragment(&slice);
-        let stored = match self.ports.store.create(&key, body).await {
+        let put = tracing::info_span!(parent: &span, "put slice", %key, bytes = body.len());
+        let stored = match self.ports.store.create(&key, body).instrument(put).await {
             Ok(()) => slice,
             Err(StoreError::AlreadyExists { .. }) => parse_slice(slice.number, &self.ports.store.get(&key).await?)?,
             Err(error) => return Err(error.into()),
         };
-        self.report(false, None).await?;
-        let composite = self.composite.as_mut().expect("only called with a composite");
-        if composite.playlist.slices() == stored.number {
+        // Not again, if this step is made again.
+        if self.composite.as_ref().is_some_and(|composite| composite.playlist.slices() == stored.number) {
             self.take_in(&stored).await?;
             self.meters.slices.add(1, &[]);
         }
+        // Asks whether the job is still ours, before a playlist that all readers see is written (I7).
+        self.report(false, None).await?;
         self.put_playlist().await?;
         self.composite.as_mut().expect("only called with a composite").pending = None;
         Ok(())
@@ -350,6 +399,7 @@ impl Job {
         let window = in_thread(move || parse_window(number, object)).await??;
         self.final_seen = window.header.end.is_some();
         let log_end = window.header.log_span.1.as_micros();
+        self.trace_parent.clone_from(&window.header.trace_parent);
         self.documents.push_window(&window);
         if let Some(composite) = &mut self.composite {
             let mut core = composite.core.take().ok_or(Error::Crashed)?;

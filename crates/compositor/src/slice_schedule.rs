@@ -164,3 +164,165 @@ impl SliceSchedule {
         self.finished
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use roomreel_shared::batch::Incarnation;
+    use roomreel_shared::event::{Codec, CodecParameters, Encoding, Producer, RoomEvent, StopReason};
+    use roomreel_shared::id::{PeerId, RecordingId, RoomId, TenantId};
+    use roomreel_shared::policy::TrackKind;
+    use roomreel_shared::rtp::{PayloadType, Ssrc};
+    use roomreel_shared::window::{self, Final, Header, SealedSegment, SegmentFrames};
+
+    use super::*;
+
+    /// Windows of 4 s of the log, written down in seconds of either clock.
+    struct Story {
+        schedule: SliceSchedule,
+        windows: u64,
+    }
+
+    fn log(s: f64) -> LogTime {
+        LogTime::from_micros((s * 1e6) as i64)
+    }
+
+    fn room(s: f64) -> RoomTime {
+        RoomTime::from_micros(1_000_000_000 + (s * 1e6) as i64)
+    }
+
+    fn track(name: &str) -> TrackId {
+        TrackId::new(name).expect("valid")
+    }
+
+    fn created(name: &str) -> EventKind {
+        EventKind::ProducerCreated(Producer {
+            track: track(name),
+            peer: PeerId::new("p").expect("valid"),
+            kind: TrackKind::Audio,
+            is_audio: true,
+            codecs: vec![CodecParameters {
+                payload_type: PayloadType(111),
+                codec: Codec::Opus,
+                clock_rate: 48_000,
+                channels: 2,
+                fmtp: String::new(),
+            }],
+            encodings: vec![Encoding { ssrc: Ssrc(1), rid: None, rtx_ssrc: None }],
+            header_extensions: Vec::new(),
+        })
+    }
+
+    impl Story {
+        fn new() -> Self {
+            Self { schedule: SliceSchedule::new(Duration::from_secs(4), 0), windows: 0 }
+        }
+
+        /// A window that brings the room and some tracks so far; what is due then.
+        fn window(
+            &mut self,
+            seen: f64,
+            events: &[(f64, EventKind)],
+            tracks: &[(&str, f64)],
+            end: Option<f64>,
+        ) -> Vec<DueSlice> {
+            let (k, sfu) = (self.windows, SfuId::new("sfu").expect("valid"));
+            self.windows += 1;
+            let name = RoomId::new("r").expect("valid");
+            let header = Header {
+                tenant: TenantId::new("t").expect("valid"),
+                room: name.clone(),
+                recording: RecordingId::new("x").expect("valid"),
+                window: k,
+                epoch: 1,
+                nonce: 1,
+                previous: (k > 0).then(|| window::Hash::of(b"before")),
+                log_span: (log(4.0 * k as f64), log(4.0 * (k + 1) as f64)),
+                room_start: room(0.0),
+                room_seen: room(seen),
+                window_duration_us: 4_000_000,
+                trace_parent: None,
+                gaps: Vec::new(),
+                carry_over: Default::default(),
+                end: end.map(|at| Final { reason: StopReason::RoomClosed, room_end: room(at) }),
+            };
+            let segments: Vec<_> = tracks
+                .iter()
+                .map(|(name, last)| SealedSegment {
+                    key: TrackKey { sfu: sfu.clone(), track: track(name) },
+                    frames: SegmentFrames::default().seal(),
+                    packets: 1,
+                    invalid_packets: 0,
+                    span: (room(0.0), room(*last)),
+                    keyframes: Vec::new(),
+                })
+                .collect();
+            let incarnation = Incarnation::new(1).expect("not 0");
+            let events: Vec<_> = (0..)
+                .zip(events)
+                .map(|(event_no, (at, kind))| {
+                    let event =
+                        RoomEvent { room: name.clone(), incarnation, event_no, time: room(*at), kind: kind.clone() };
+                    (Writer::Sfu(sfu.clone()), log(4.0 * k as f64), event.encode())
+                })
+                .collect();
+            let object = window::encode(&header, &segments, &events);
+            self.schedule.on_window(&Window::parse(object).expect("a window"));
+            std::iter::from_fn(|| self.schedule.next_due()).collect()
+        }
+    }
+
+    fn numbers(due: &[DueSlice]) -> Vec<u64> {
+        due.iter().map(|slice| slice.number).collect()
+    }
+
+    #[test]
+    fn a_slice_waits_for_every_live_track_and_the_allowance() {
+        let mut story = Story::new();
+        assert!(
+            story.window(4.4, &[(0.0, created("a")), (0.0, created("b"))], &[("a", 4.4), ("b", 4.4)], None).is_empty()
+        );
+        assert!(story.window(8.4, &[], &[("a", 8.4), ("b", 4.45)], None).is_empty(), "b is behind");
+        assert_eq!(numbers(&story.window(12.6, &[], &[("a", 12.6), ("b", 8.6)], None)), [0, 1]);
+    }
+
+    #[test]
+    fn a_silent_track_holds_up_nobody_for_long() {
+        let mut story = Story::new();
+        assert!(
+            story.window(4.0, &[(0.0, created("a")), (0.0, created("b"))], &[("a", 4.0), ("b", 3.0)], None).is_empty()
+        );
+        // The log has 4 s to go on without b until it counts as 1.5 s ahead.
+        assert_eq!(numbers(&story.window(8.0, &[], &[("a", 8.0)], None)), [0]);
+        assert_eq!(numbers(&story.window(12.0, &[], &[("a", 12.0)], None)), [1]);
+    }
+
+    #[test]
+    fn who_pauses_or_ends_is_not_waited_for() {
+        let mut story = Story::new();
+        let paused = EventKind::ProducerPaused { track: track("b") };
+        let closed = EventKind::ProducerClosed { track: track("c"), reason: String::new() };
+        let events = [(0.0, created("a")), (0.0, created("b")), (0.0, created("c")), (1.0, paused), (1.0, closed)];
+        assert_eq!(numbers(&story.window(4.6, &events, &[("a", 4.6), ("b", 1.0), ("c", 1.0)], None)), [0]);
+        let resumed = EventKind::ProducerResumed { track: track("b") };
+        assert!(story.window(8.6, &[(8.0, resumed)], &[("a", 8.6)], None).is_empty(), "it is waited for again");
+    }
+
+    #[test]
+    fn room_time_may_run_faster_than_the_log() {
+        let mut story = Story::new();
+        let due = story.window(17.0, &[(0.0, created("a"))], &[("a", 17.0)], None);
+        assert_eq!(numbers(&due), [0, 1, 2, 3], "one window, four slices");
+    }
+
+    #[test]
+    fn the_last_slice_ends_with_the_recording() {
+        for (end, last) in [(9.5, Some((2, 9.5))), (8.0, Some((1, 8.0))), (0.0, None)] {
+            let mut story = Story::new();
+            let due = story.window(end, &[(0.0, created("a"))], &[], Some(end));
+            let seen = due.last().map(|slice| (slice.number, slice.end.as_secs_f64()));
+            assert_eq!(seen, last);
+            assert!(due.iter().rev().skip(1).all(|slice| !slice.last) && due.last().is_none_or(|slice| slice.last));
+            assert!(story.schedule.is_finished() && story.schedule.next_due().is_none());
+        }
+    }
+}

@@ -67,11 +67,12 @@ fn every_video_codec_comes_back() {
         (Codec::Vp9, "libvpx-vp9", Pixel::YUV444P, quick),
         (Codec::H264, "libx264", Pixel::YUV420P, &[("preset", "veryfast"), ("tune", "zerolatency")]),
         (Codec::H264, "libx264", Pixel::YUVJ420P, &[("preset", "veryfast"), ("tune", "zerolatency")]),
-        (Codec::H265, "libx265", Pixel::YUV420P, &[
-            ("preset", "ultrafast"),
-            ("tune", "zerolatency"),
-            ("x265-params", "log-level=none"),
-        ]),
+        (
+            Codec::H265,
+            "libx265",
+            Pixel::YUV420P,
+            &[("preset", "ultrafast"), ("tune", "zerolatency"), ("x265-params", "log-level=none")],
+        ),
         (Codec::Av1, "libaom-av1", Pixel::YUV420P, &[("usage", "realtime"), ("cpu-used", "8"), ("lag-in-frames", "0")]),
     ] {
         let packets = video_packets(name, format, options);
@@ -190,7 +191,10 @@ fn what_is_no_media_is_refused_by_name() {
     assert!(matches!(VideoDecoder::new(&Codec::Opus), Err(Error::Unsupported { .. })));
     assert!(matches!(AudioDecoder::new(&Codec::Vp8, 90_000, 0), Err(Error::Unsupported { .. })));
     for (rate, channels) in [(0, 1), (u32::MAX, 1), (8_000, 3), (11_025, 1)] {
-        assert!(matches!(AudioDecoder::new(&Codec::Pcmu, rate, channels), Err(Error::Unsupported { .. })), "{rate} {channels}");
+        assert!(
+            matches!(AudioDecoder::new(&Codec::Pcmu, rate, channels), Err(Error::Unsupported { .. })),
+            "{rate} {channels}"
+        );
     }
     let mut decoder = VideoDecoder::new(&Codec::Vp8).expect("a decoder");
     assert!(matches!(decoder.decode(&[], 0), Err(Error::Damaged { .. })));

@@ -167,3 +167,47 @@ fn large_files_are_uploaded_while_they_grow() {
     assert_eq!(packets.len(), 30 * 30);
     assert_eq!(packets.iter().filter(|packet| packet.2 == 1_000_000).count(), 30);
 }
+
+#[tokio::test]
+async fn an_upload_survives_lost_answers_and_gives_way_to_a_file_that_stands() {
+    use roomreel_backends::memory::MemoryStore;
+    use roomreel_backends::memory::faults::{Fault, Operation, Script};
+    use roomreel_compositor::join::Join;
+    use roomreel_shared::key::Key;
+    use roomreel_shared::ports::{ObjectStore, StoreError};
+    use std::sync::Arc;
+
+    let (slices, encoder) = encode(SLICE_MS, 0, 1, None);
+    let script = Script::new();
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new().with_faults(Arc::new(script.clone())));
+    let key = Key::listed("composite.mp4".to_owned());
+    let mut files = Vec::new();
+    for round in 0..2 {
+        for (operation, fault) in [
+            (Operation::BeginUpload, Fault::FailBefore),
+            (Operation::UploadPart, Fault::LoseAnswer),
+            (Operation::CompleteUpload, Fault::LoseAnswer),
+        ] {
+            if round == 0 {
+                script.push(operation, fault);
+            }
+        }
+        let joiner = Joiner::new(encoder.video_config(), encoder.audio_config());
+        let mut join = Join::new(store.clone(), key.clone(), joiner);
+        for number in 0..20 {
+            let mut slice = slices[0].clone();
+            slice.number = number;
+            slice.video[0].data = Bytes::from(vec![round; 1_000_000]);
+            join.push(&slice).expect("in order");
+            while let Err(error) = join.flush().await {
+                assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+            }
+        }
+        while let Err(error) = join.finish().await {
+            assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+        }
+        assert_eq!(script.remaining(), 0);
+        files.push(store.get(&key).await.expect("the file"));
+    }
+    assert!(files[0].len() > 20_000_000 && files[0] == files[1], "the first file stays");
+}

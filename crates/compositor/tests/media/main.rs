@@ -2,4 +2,5 @@
 
 mod decoding;
 mod encoding;
+mod rendering;
 mod support;
