@@ -309,6 +309,13 @@ impl RenderCore {
         }
     }
 
+    /// Number of the slice that [`Self::next_slice`] would give.
+    #[must_use]
+    pub fn next_number(&self) -> Option<u64> {
+        let mut schedule = self.schedule.clone();
+        std::iter::from_fn(|| schedule.next_due()).map(|due| due.number).find(|number| *number >= self.first)
+    }
+
     /// Renders the next slice, if it is due.
     ///
     /// # Errors
