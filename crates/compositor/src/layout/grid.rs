@@ -23,7 +23,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub fn of(width: u32, height: u32) -> Self {
         let short = width.min(height);
-        Self { gutter: even(short * 12 / 720).max(2), radius: short * 12 / 720 }
+        Self { gutter: even(short * 8 / 720).max(2), radius: short * 12 / 720 }
     }
 
     /// Gutter of a grid whose longer side has `cells` cells: small tiles stand closer.

@@ -77,7 +77,7 @@ fn names_and_aliases() {
 #[test]
 fn four_at_720_lines_are_near_enough_to_half_of_it_for_the_scaler() {
     let tiles = arrange("grid", &room(4), Duration::ZERO).tiles;
-    assert!(tiles.iter().all(|tile| (tile.rect.width, tile.rect.height) == (608, 342)));
+    assert!(tiles.iter().all(|tile| (tile.rect.width, tile.rect.height) == (618, 348)));
     let stage = arrange("speaker", &room(3), Duration::ZERO).tiles;
     assert_eq!((stage[0].rect.width, stage[0].rect.height), (960, 540));
 }
@@ -89,7 +89,7 @@ fn alone_fills_a_wide_canvas_and_keeps_its_shape_on_a_tall_one() {
         layout.arrange(&room(1), width, height, &mut LayoutMemory::default(), Duration::ZERO).tiles.remove(0)
     };
     assert_eq!((tile(1280, 720).rect, tile(1280, 720).radius), (Rect::new(0, 0, 1280, 720), 0));
-    assert_eq!((tile(720, 1280).rect.width, tile(720, 1280).rect.height), (696, 392));
+    assert_eq!((tile(720, 1280).rect.width, tile(720, 1280).rect.height), (704, 396));
     assert!(arrange("grid", &Scene::default(), Duration::ZERO).tiles.is_empty());
 }
 
