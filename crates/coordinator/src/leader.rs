@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore as _, SeedableRng as _};
 use roomreel_shared::cluster::{self, ActiveRecording, Role};
 use roomreel_shared::id::{RecordingId, SfuId};
-use roomreel_shared::ports::{Coordination, NewEntry, Ports, RoomLog};
+use roomreel_shared::ports::{Coordination, LogEntry, NewEntry, Ports, RoomLog};
 use roomreel_shared::recording::Recording;
 use roomreel_shared::subject::Shard;
 use roomreel_shared::time::RoomTime;
@@ -35,7 +35,7 @@ use crate::observed::Observed;
 use crate::perform::{Effect, Error, Performer};
 use crate::plan::{self, Action, Limits, Memory, Now, World};
 use crate::reader::{Read, read_shard};
-use crate::rooms::{RoomKey, Rooms};
+use crate::rooms::{Refused, RoomKey, Rooms};
 
 /// Longest time between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
@@ -47,6 +47,9 @@ const CONCURRENCY: usize = 16;
 const READ_AHEAD: usize = 1024;
 /// Messages to SFUs under way at once; beyond it they are not sent, and counted.
 const MAX_NOTICES: usize = 256;
+/// Refused events that are told one by one within this time.
+const TOLD_REFUSED: u32 = 16;
+const TELL_REFUSED: Duration = Duration::from_secs(10);
 
 /// A leadership and how long it can be relied upon.
 pub struct Reign {
@@ -92,6 +95,8 @@ pub struct Leader {
     documented: BTreeMap<RecordingId, Recording>,
     notices: JoinSet<()>,
     unreadable: BTreeSet<String>,
+    /// Since when, and how many events of the log were refused.
+    refused: (Instant, u32),
     troubled: bool,
 }
 
@@ -123,6 +128,7 @@ impl Leader {
             documented: BTreeMap::new(),
             notices: JoinSet::new(),
             unreadable: BTreeSet::new(),
+            refused: (Instant::now(), 0),
             troubled: false,
         }
     }
@@ -179,12 +185,32 @@ impl Leader {
                 Read::Entry(entry) => match self.rooms.apply(&entry) {
                     Ok(Some(echo)) => self.control.on_echo(&echo),
                     Ok(None) => {}
-                    Err(refused) => {
-                        self.metrics.refused(refused.kind());
-                        tracing::debug!(sequence = entry.sequence, %refused, "a log entry was refused");
-                    }
+                    Err(why) => self.on_refused(&entry, &why),
                 },
             }
+        }
+    }
+
+    /// Counts a refused entry, and tells of it unless many were told of lately: who floods the log does not flood the logs.
+    fn on_refused(&mut self, LogEntry { sequence, subject, .. }: &LogEntry, why: &Refused) {
+        self.metrics.refused(why.kind());
+        if !self.behind.is_empty() {
+            // Of the past, which the leader of then has told.
+            tracing::debug!(subject, sequence, %why, "an event of the log was refused");
+            return;
+        }
+        let (since, told) = &mut self.refused;
+        if since.elapsed() >= TELL_REFUSED {
+            (*since, *told) = (Instant::now(), 0);
+        }
+        *told += 1;
+        if *told <= TOLD_REFUSED {
+            tracing::warn!(
+                subject, sequence, %why,
+                "an event of the log was refused and changes nothing; look at what publishes to this subject"
+            );
+        } else if *told == TOLD_REFUSED + 1 {
+            tracing::warn!("more events are refused; roomreel.coordinator.refusals counts them");
         }
     }
 
