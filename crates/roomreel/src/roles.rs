@@ -306,6 +306,9 @@ impl CompositeSettings {
             audio_bitrate: self.audio_bitrate,
         };
         spec.check()?;
+        roomreel_compositor::layout::parse(&spec.layout)
+            .and_then(|layout| layout.check(spec.width, spec.height))
+            .context("layout")?;
         Ok(spec)
     }
 }

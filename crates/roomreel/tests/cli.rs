@@ -135,12 +135,38 @@ fn what_is_not_there_is_named() {
     let said = one_line_error(&mut roomreel(&["inspect", "x/", "--store", "gopher://x"]));
     assert!(said.contains("gopher://x") && said.contains("s3://BUCKET"), "{said}");
 
+    let folder_name = folder.path().to_str().expect("a plain path");
+    let said = one_line_error(&mut roomreel(&["demo", "--out", folder_name, "--layout", "no-such-layout"]));
+    assert!(said.contains("no-such-layout") && said.contains("presentation"), "{said}");
+
     let said = one_line_error(&mut roomreel(&["inspect", "/nonexistent.win"]));
     assert!(said.contains("/nonexistent.win"), "{said}");
 
     let said =
         one_line_error(&mut roomreel(&["demo", "--out", "x", "--capture", "/nope.pcap", "--events", "/nope.jsonl"]));
     assert!(said.contains("/nope."), "{said}");
+}
+
+#[test]
+fn a_bucket_that_does_not_exist_is_named() {
+    use std::io::{Read as _, Write as _};
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = format!("http://{}", server.local_addr().expect("bound"));
+    // Answers as S3 does to a request for a bucket that is not there; ends with the process.
+    std::thread::spawn(move || {
+        for connection in server.incoming() {
+            let mut connection = connection.expect("a connection");
+            let mut request = [0; 8192];
+            let _ = connection.read(&mut request);
+            let _ = connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let store =
+        ["inspect", "x/", "--store", "s3://no-such-bucket", "--s3-access-key", "a", "--s3-secret-key", "hunter2"];
+    let said = one_line_error(roomreel(&store).args(["--s3-endpoint", &endpoint]));
+    assert!(said.contains("no-such-bucket") && !said.contains("hunter2"), "{said}");
+    let said = one_line_error(roomreel(&store).args(["--s3-endpoint", "http://127.0.0.1:1"]));
+    assert!(said.contains("127.0.0.1:1"), "{said}");
 }
 
 #[test]
