@@ -468,7 +468,7 @@ impl Core {
     /// Nothing is open or unacknowledged.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        self.stats_unacknowledged() == 0
+        self.stats.unacknowledged == 0
             && self
                 .rooms
                 .values()
@@ -495,16 +495,7 @@ impl Core {
     /// What was done so far, and what is held.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats {
-            held_messages: self.messages.len() as u64,
-            held_bytes: self.bytes as u64,
-            unacknowledged: self.stats_unacknowledged(),
-            ..self.stats
-        }
-    }
-
-    fn stats_unacknowledged(&self) -> u64 {
-        self.rooms.values().map(|room| room.unacknowledged as u64).sum()
+        Stats { held_messages: self.messages.len() as u64, held_bytes: self.bytes as u64, ..self.stats }
     }
 
     fn event_buffer_bytes(&self) -> usize {
@@ -692,6 +683,7 @@ impl Core {
         self.bytes += message.cost();
         let room = self.rooms.get_mut(&message.room).expect("callers make the room first");
         room.unacknowledged += 1;
+        self.stats.unacknowledged += 1;
         let series = match &message.track {
             None => &mut room.events,
             Some(track) => &mut room.tracks.get_mut(track).expect("callers make the track first").series,
@@ -732,6 +724,7 @@ impl Core {
     fn one_less_unacknowledged(&mut self, room_id: &RoomId, key: MessageKey) {
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         room.unacknowledged -= 1;
+        self.stats.unacknowledged -= 1;
         if let Some((closing, before)) = &mut room.closing {
             if key < *closing {
                 *before -= 1;

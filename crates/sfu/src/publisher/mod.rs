@@ -5,6 +5,7 @@
 
 mod back_channel;
 pub mod core;
+mod metrics;
 mod shell;
 
 use std::sync::Arc;
@@ -216,7 +217,6 @@ impl Publisher {
         let stop = CancellationToken::new();
         let flush_limit = config.flush_limit;
         let shared = Arc::new(shell::Shared::new(&config));
-        shell::observe(&shared);
         tokio::spawn(shell::send(shared.clone(), log, stop.clone()));
         tokio::spawn(back_channel::heartbeat(shared.clone(), bus.clone(), config.clone(), stop.clone()));
         tokio::spawn(back_channel::listen(shared.clone(), bus.clone(), config.clone(), stop.clone()));

@@ -1,6 +1,6 @@
 //! Performs what the core decides: appends, waits, reports.
 //!
-//! Owns the clock, the appends in flight and the metrics. Does not decide anything about messages.
+//! Owns the clock and the appends in flight. Does not decide anything about messages.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,6 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use opentelemetry::KeyValue;
 use opentelemetry::global::BoxedSpan;
-use opentelemetry::metrics::Meter;
 use opentelemetry::trace::{Span as _, SpanKind, Tracer as _};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -19,8 +18,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::PublisherConfig;
 use super::core::Core;
-use super::{PublisherConfig, Stats};
+use super::metrics::Metrics;
 
 /// The core with what wakes its users. The lock is held for a few microseconds and never across an await.
 pub(super) struct Shared {
@@ -65,12 +65,14 @@ impl Shared {
 pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: CancellationToken) {
     let mut appends = FuturesUnordered::new();
     let mut is_failing = false;
+    let mut metrics = Metrics::new();
     loop {
-        let (next, due) = shared.with(|core, now| {
+        let (next, due, stats) = shared.with(|core, now| {
             core.on_time(now);
             let next: Vec<_> = std::iter::from_fn(|| core.poll(now)).collect();
-            (next, core.next_due())
+            (next, core.next_due(), core.stats())
         });
+        metrics.tell(stats);
         for mut send in next {
             let log = log.clone();
             appends.push(async move {
@@ -127,40 +129,4 @@ fn traced(entry: &mut NewEntry) -> Option<BoxedSpan> {
         entry.trace_parent = Some(format!("00-{}-{}-01", context.trace_id(), context.span_id()));
     }
     Some(span)
-}
-
-/// Offers the statistics as metrics, until the publisher is gone.
-pub(super) fn observe(shared: &Arc<Shared>) {
-    let meter = opentelemetry::global::meter("roomreel");
-    counter(&meter, shared, "roomreel.sfu.accepted_packets", "{packet}", |stats| stats.accepted_packets);
-    counter(&meter, shared, "roomreel.sfu.accepted_bytes", "By", |stats| stats.accepted_bytes);
-    counter(&meter, shared, "roomreel.sfu.rejected", "{item}", |stats| stats.rejected);
-    counter(&meter, shared, "roomreel.sfu.stored", "{message}", |stats| stats.stored);
-    counter(&meter, shared, "roomreel.sfu.retries", "{message}", |stats| stats.retries);
-    counter(&meter, shared, "roomreel.sfu.replays", "{message}", |stats| stats.replays);
-    counter(&meter, shared, "roomreel.sfu.evicted", "{message}", |stats| stats.evicted);
-    counter(&meter, shared, "roomreel.sfu.dropped_packets", "{packet}", |stats| stats.dropped_packets);
-    let weak = Arc::downgrade(shared);
-    meter
-        .u64_observable_gauge("roomreel.sfu.held_bytes")
-        .with_unit("By")
-        .with_callback(move |observer| {
-            if let Some(shared) = weak.upgrade() {
-                observer.observe(shared.with(|core, _| core.stats()).held_bytes, &[]);
-            }
-        })
-        .build();
-}
-
-fn counter(meter: &Meter, shared: &Arc<Shared>, name: &'static str, unit: &'static str, read: fn(&Stats) -> u64) {
-    let weak = Arc::downgrade(shared);
-    meter
-        .u64_observable_counter(name)
-        .with_unit(unit)
-        .with_callback(move |observer| {
-            if let Some(shared) = weak.upgrade() {
-                observer.observe(read(&shared.with(|core, _| core.stats())), &[]);
-            }
-        })
-        .build();
 }
