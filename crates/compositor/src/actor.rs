@@ -139,6 +139,8 @@ async fn step(myself: &ActorRef<RenderMessage>, state: &mut RenderState) -> Resu
             if let Err(unreported) = state.job.report(false, Some(error.to_string())).await {
                 tracing::info!(error = %unreported, composite, "the failure of a render could not be reported");
             }
+            // Nothing is called after an error is returned.
+            state.job.abandon().await;
             Err(error.into())
         }
         Err(error) => {

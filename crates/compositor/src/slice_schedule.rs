@@ -6,7 +6,7 @@
 //!
 //! Owns which slices exist and where they are cut. Does not own rendering.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomreel_shared::event::EventKind;
@@ -49,7 +49,7 @@ pub struct SliceSchedule {
     room: Option<Seen>,
     /// Tracks that are expected to send.
     live: BTreeMap<TrackKey, Seen>,
-    paused: BTreeMap<TrackKey, Seen>,
+    paused: BTreeSet<TrackKey>,
     end: Option<RoomTime>,
     finished: bool,
 }
@@ -65,7 +65,7 @@ impl SliceSchedule {
             log: LogTime::from_micros(i64::MIN),
             room: None,
             live: BTreeMap::new(),
-            paused: BTreeMap::new(),
+            paused: BTreeSet::new(),
             end: None,
             finished: false,
         }
@@ -76,12 +76,11 @@ impl SliceSchedule {
         let header = &window.header;
         self.room_start.get_or_insert(header.room_start);
         self.log = self.log.max(header.log_span.1);
-        let advance = |seen: Seen, room: RoomTime| {
-            if room > seen.room { Seen { room, log: self.log } } else { seen }
-        };
+        let log = self.log;
+        let advance = |seen: Seen, room| if room > seen.room { Seen { room, log } } else { seen };
         self.room = Some(match self.room {
             Some(seen) => advance(seen, header.room_seen),
-            None => Seen { room: header.room_seen, log: self.log },
+            None => Seen { room: header.room_seen, log },
         });
         for stored in &window.events {
             if let Writer::Sfu(sfu) = &stored.writer {
@@ -111,15 +110,11 @@ impl SliceSchedule {
                 self.live.remove(&key(track));
                 self.paused.remove(&key(track));
             }
-            EventKind::ProducerPaused { track } => {
-                if let Some(seen) = self.live.remove(&key(track)) {
-                    self.paused.insert(key(track), seen);
-                }
+            EventKind::ProducerPaused { track } if self.live.remove(&key(track)).is_some() => {
+                self.paused.insert(key(track));
             }
-            EventKind::ProducerResumed { track } => {
-                if self.paused.remove(&key(track)).is_some() {
-                    self.live.insert(key(track), seen);
-                }
+            EventKind::ProducerResumed { track } if self.paused.remove(&key(track)) => {
+                self.live.insert(key(track), seen);
             }
             _ => {}
         }

@@ -87,7 +87,7 @@ impl VideoDecoder {
                 continue;
             }
             let pts = frame.pts().unwrap_or(pts);
-            match self.to_i420(frame) {
+            match self.converted(frame) {
                 Ok(picture) => match pictures.last_mut() {
                     Some(last) if last.0 == pts => last.1 = picture,
                     _ => pictures.push((pts, picture)),
@@ -97,7 +97,7 @@ impl VideoDecoder {
         }
     }
 
-    fn to_i420(&mut self, frame: frame::Video) -> Result<Picture, String> {
+    fn converted(&mut self, frame: frame::Video) -> Result<Picture, String> {
         let (format, width, height) = (frame.format(), frame.width(), frame.height());
         if format == Pixel::YUV420P {
             return Picture::from_frame(frame).ok_or_else(|| "a picture without planes".to_owned());
@@ -112,9 +112,9 @@ impl VideoDecoder {
             self.converter = Some(converter.map_err(|error| format!("{format:?} pictures: {error}"))?);
         }
         let converter = self.converter.as_mut().expect("made above");
-        let mut converted = frame::Video::empty();
-        converter.run(&frame, &mut converted).map_err(|error| error.to_string())?;
-        Picture::from_frame(converted).ok_or_else(|| "a picture without planes".to_owned())
+        let mut i420 = frame::Video::empty();
+        converter.run(&frame, &mut i420).map_err(|error| error.to_string())?;
+        Picture::from_frame(i420).ok_or_else(|| "a picture without planes".to_owned())
     }
 }
 
@@ -152,9 +152,7 @@ fn open(codec: &Codec) -> Result<ffmpeg::decoder::Opened, Error> {
 /// Whether libavcodec knows that references were missing.
 fn is_damaged(frame: &frame::Video) -> bool {
     // SAFETY: the frame is allocated; these are plain fields of it.
-    unsafe {
-        (*frame.as_ptr()).flags & ffi::AV_FRAME_FLAG_CORRUPT as i32 != 0 || (*frame.as_ptr()).decode_error_flags != 0
-    }
+    unsafe { (*frame.as_ptr()).flags & ffi::AV_FRAME_FLAG_CORRUPT != 0 || (*frame.as_ptr()).decode_error_flags != 0 }
 }
 
 /// Whether libavcodec asks for more input, or for its output to be taken first.

@@ -63,7 +63,7 @@ impl SampleTable {
         let in_order = composition.iter().all(|run| run.sample_offset == 0);
         Stbl {
             stts: Stts { entries: self.durations.clone() },
-            ctts: (!in_order).then(|| Ctts { entries: composition }),
+            ctts: (!in_order).then_some(Ctts { entries: composition }),
             stss: (self.keys.len() < self.sizes.len()).then(|| Stss { entries: self.keys.clone() }),
             stsc: Stsc { entries: to_chunk },
             stsz: Stsz { samples: StszSamples::Different { sizes: self.sizes.clone() } },

@@ -191,6 +191,12 @@ async fn slices_land_while_the_room_talks_and_the_file_when_it_ends() {
     ];
     assert_eq!(done.files, files);
     world.is_whole(2_500).await;
+    // Everything is there, but nobody was told: killed one instruction before the end.
+    world.assign("b").await;
+    let other = world.node("b").await;
+    world.until("the end again", |progress| progress.finished && progress.node.as_str() == "b").await;
+    world.is_whole(2_500).await;
+    other.drain().await;
     node.drain().await;
     let key = node_key(Role::Compositor, &NodeId::new("a").expect("valid"));
     assert_eq!(world.ports.coordination.get(&key).await.expect("memory"), None, "it has left");
