@@ -39,7 +39,10 @@ pub enum Error {
         reason: String,
     },
     /// The file holds a key that no command knows.
-    #[error("the configuration file {path} has an unknown key {key:?}{}", nearest_hint(.nearest))]
+    #[error(
+        "the configuration file {path} has an unknown key {key:?}{}; `roomreel COMMAND --help` lists the known ones",
+        nearest_hint(.nearest)
+    )]
     UnknownKey {
         /// Which file.
         path: PathBuf,
@@ -192,9 +195,12 @@ fn read_file(path: &Path, known: &BTreeSet<String>) -> Result<Vec<(String, Vec<S
 }
 
 fn parse_file(path: &Path, text: &str, known: &BTreeSet<String>) -> Result<Vec<(String, Vec<String>)>, Error> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| Error::Syntax { path: path.to_owned(), reason: error.to_string() })?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+        // The parser's own text quotes the line, which may hold a secret.
+        Error::Syntax { path: path.to_owned(), reason: format!("line {line}: {}", error.message()) }
+    })?;
     table
         .into_iter()
         .map(|(key, value)| {
@@ -294,12 +300,15 @@ mod tests {
         let message = |text| parse(text).expect_err("refused").to_string();
         assert_eq!(
             message("s3_buckett = 'x'"),
-            "the configuration file roomreel.toml has an unknown key \"s3_buckett\"; did you mean \"s3_bucket\"?"
+            "the configuration file roomreel.toml has an unknown key \"s3_buckett\"; did you mean \"s3_bucket\"?; \
+             `roomreel COMMAND --help` lists the known ones"
         );
-        assert_eq!(message("zzz = 1"), "the configuration file roomreel.toml has an unknown key \"zzz\"");
+        assert!(message("zzz = 1").contains("unknown key \"zzz\"; `roomreel COMMAND --help`"));
         assert!(message("config = 'other.toml'").contains("unknown key"), "a file does not name another");
         assert!(message("shards = { a = 1 }").contains("shards is a table"));
-        assert!(message("shards = ").contains("is not TOML"));
+        assert!(message("shards = ").contains("is not TOML: line 1: "));
+        let said = message("shards = 4\nnats_url = 'nats://user:hunter2");
+        assert!(said.contains("line 2") && !said.contains("hunter2"), "{said}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use roomreel_backends::nats::{Nats, NatsConfig};
 use roomreel_backends::objects::DirectoryStore;
 use roomreel_backends::probe;
 use roomreel_backends::s3::{S3Config, S3Credentials, S3Store};
+use roomreel_backends::secret::without_credentials;
 use roomreel_shared::ports::{Bus, Coordination, ObjectStore, Ports, RoomLog};
 
 use crate::config::secret;
@@ -88,13 +89,13 @@ impl StoreArgs {
                 Ok(Arc::new(S3Store::connect(config).await.context("store")?))
             }
             Some(("file", path)) => directory(Path::new(path)).await,
-            _ => bail!("store {url:?} is neither s3://BUCKET nor file:///DIRECTORY"),
+            _ => bail!("store {:?} is neither s3://BUCKET nor file:///DIRECTORY", without_credentials(url)),
         }
     }
 
     fn s3(&self, bucket: &str) -> anyhow::Result<S3Config> {
-        if bucket.is_empty() || bucket.contains('/') {
-            bail!("store s3://{bucket}: give the name of a bucket alone");
+        if bucket.is_empty() || bucket.contains(['/', '@']) {
+            bail!("store {}: give the name of a bucket alone", without_credentials(&format!("s3://{bucket}")));
         }
         let secret_key = secret("s3_secret_key", &self.s3_secret_key, &self.s3_secret_key_file)?;
         let session_token = secret("s3_session_token", &self.s3_session_token, &self.s3_session_token_file)?;
