@@ -133,12 +133,14 @@ pub fn read(mut reader: impl BufRead, name: &str) -> (Vec<Stamped>, Vec<Error>) 
                 break;
             }
         }
-        if line.iter().all(u8::is_ascii_whitespace) {
+        let line = line.trim_ascii();
+        if line.is_empty() {
             continue;
         }
-        match serde_json::from_slice::<Wire>(&line) {
+        match serde_json::from_slice::<Wire>(line) {
             Ok(wire) => events.push(Stamped { time: RoomTime::from_micros(wire.t_us), line: wire.line }),
-            Err(error) => problems.push(problem(error.to_string())),
+            // The parser counts lines of what it is given, which is one.
+            Err(error) => problems.push(problem(error.to_string().replace("at line 1 column", "at column"))),
         }
     }
     events.sort_by_key(|event| event.time);
@@ -164,6 +166,6 @@ mod tests {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].contains("x.jsonl") && lines[0].contains("line 4"), "{}", lines[0]);
-        assert!(lines[1].contains("line 6"), "{}", lines[1]);
+        assert!(lines[1].contains("line 6: EOF while parsing a string at column 29"), "{}", lines[1]);
     }
 }
