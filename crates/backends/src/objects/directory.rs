@@ -34,7 +34,7 @@ impl DirectoryStore {
         let name = path.display().to_string();
         let refused = |reason: String| StoreError::Refused {
             store: name.clone(),
-            key: String::new(),
+            key: "every key".to_owned(),
             reason: format!("{reason}; name a directory that can be written to"),
         };
         std::fs::create_dir_all(path).map_err(|e| refused(e.to_string()))?;
