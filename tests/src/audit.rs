@@ -11,7 +11,7 @@ use roomreel_shared::batch::RtpBatch;
 use roomreel_shared::event::{EventKind, RoomEvent};
 use roomreel_shared::id::{CompositeId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::key::RecordingKeys;
-use roomreel_shared::ports::{ObjectStore, RoomLog, StoreError};
+use roomreel_shared::ports::{LogEntry, ObjectStore, RoomLog, StoreError};
 use roomreel_shared::subject::{Address, Entry, Shard, Writer, room_filter};
 use roomreel_shared::window::{Missing, Window};
 
@@ -42,10 +42,11 @@ pub struct LogContents {
     pub closed: bool,
 }
 
-/// Reads a room's log up to what it holds now.
+/// Reads a room's log up to what it holds now. What does not decode, names another room or track than its subject (I4), or is
+/// not its writer's to write, was not accepted.
 ///
 /// # Errors
-/// When the log does not answer, or holds what is not an entry.
+/// When the log does not answer.
 pub async fn read_log(log: &dyn RoomLog, tenant: &TenantId, room: &RoomId, shards: u32) -> Result<LogContents> {
     let shard = Shard::of(tenant, room, shards);
     let last = log.last_sequence(shard).await?;
@@ -54,11 +55,24 @@ pub async fn read_log(log: &dyn RoomLog, tenant: &TenantId, room: &RoomId, shard
     // The room's newest entry may lie before the stream's newest: silence ends the reading.
     while let Ok(Some(entry)) = tokio::time::timeout(Duration::from_secs(2), entries.next()).await {
         let entry = entry?;
-        let address = Address::parse(&entry.subject)?;
-        match address.entry {
-            Entry::Media(track) => {
-                let sfu = address.writer.sfu().context("media written by the coordinator")?.clone();
-                let Ok(batch) = RtpBatch::decode(entry.payload) else { continue };
+        let sequence = entry.sequence;
+        contents.add(room, entry);
+        if sequence >= last {
+            break;
+        }
+    }
+    Ok(contents)
+}
+
+impl LogContents {
+    fn add(&mut self, room: &RoomId, entry: LogEntry) {
+        let Ok(address) = Address::parse(&entry.subject) else { return };
+        match (address.entry, &address.writer) {
+            (Entry::Media(track), Writer::Sfu(sfu)) => {
+                let Ok(batch) = RtpBatch::decode(entry.payload) else { return };
+                if batch.room != *room || batch.track != track {
+                    return;
+                }
                 for (packet, packet_no) in batch.packets.iter().zip(batch.first_packet_no..) {
                     let id = PacketId {
                         sfu: sfu.clone(),
@@ -66,22 +80,20 @@ pub async fn read_log(log: &dyn RoomLog, tenant: &TenantId, room: &RoomId, shard
                         incarnation: batch.incarnation.get(),
                         packet_no,
                     };
-                    contents.packets.insert(id, blake3::hash(packet.data.bytes()));
+                    self.packets.insert(id, blake3::hash(packet.data.bytes()));
                 }
             }
-            Entry::Event => {
-                let Ok(event) = RoomEvent::decode(entry.payload) else { continue };
-                contents.closed |= matches!(event.kind, EventKind::RoomClosed { .. });
-                if address.writer.sfu().is_some() {
-                    contents.events.insert((address.writer, event.incarnation.get(), event.event_no));
+            (Entry::Event, Writer::Sfu(_)) => {
+                let Ok(event) = RoomEvent::decode(entry.payload) else { return };
+                if event.room != *room || event.kind.is_control() {
+                    return;
                 }
+                self.closed |= matches!(event.kind, EventKind::RoomClosed { .. });
+                self.events.insert((address.writer, event.incarnation.get(), event.event_no));
             }
-        }
-        if entry.sequence >= last {
-            break;
+            (_, Writer::Control) => {}
         }
     }
-    Ok(contents)
 }
 
 /// What a recording's chain of windows holds.
