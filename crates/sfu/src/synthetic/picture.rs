@@ -140,12 +140,15 @@ pub struct Area {
     pub height: usize,
 }
 
+/// What part of a picture's height stays free at its border: a compositor may crop a little.
+const MARGIN: usize = 14;
+
 /// Where the flash is in a camera's picture: a square in its upper right.
 #[must_use]
 pub fn flash_area(width: u32, height: u32) -> Area {
     let (width, height) = (width as usize, height as usize);
-    let side = height / 4;
-    Area { x: width - side - height / 16, y: height / 16, width: side, height: side }
+    let (side, margin) = (height / 5, height / MARGIN);
+    Area { x: width - side - margin, y: margin, width: side, height: side }
 }
 
 /// What there is to see.
@@ -193,7 +196,7 @@ impl Scene {
                     hair: Yuv::from_hsv(0.08, 0.6, [0.12, 0.55, 0.08, 0.3][number % 4]),
                     phase: *number as f32 * 1.7,
                 };
-                (fonts.draw(name, height as f32 * 0.14, Family::SansSerif), Some(person))
+                (fonts.draw(name, height as f32 * 0.11, Family::SansSerif), Some(person))
             }
             Subject::Slides { title } => {
                 background.rectangle(Area { x: 0, y: 0, width, height }, Yuv::from_rgb(0.95, 0.95, 0.93));
@@ -238,11 +241,13 @@ impl Scene {
                 Yuv::from_rgb(0.1, 0.12, 0.2)
             }
         };
-        let margin = height / 20;
+        let margin = height / MARGIN;
         if self.person.is_some() {
-            let shadow = (margin + 2, height - margin - self.name.height + 2);
-            canvas.stamp(&self.name, shadow, Yuv::BLACK);
-            canvas.stamp(&self.name, (margin, height - margin - self.name.height), ink);
+            // At the right: a compositor puts its own label at the left.
+            let x = width.saturating_sub(margin + self.name.width);
+            let y = height.saturating_sub(margin + self.name.height);
+            canvas.stamp(&self.name, (x + 2, y + 2), Yuv::BLACK);
+            canvas.stamp(&self.name, (x, y), ink);
         } else {
             canvas.stamp(&self.name, (width / 12, height / 9), ink);
         }
@@ -259,7 +264,7 @@ impl Scene {
         if is_flash {
             canvas.rectangle(self.flash, Yuv::WHITE);
         } else if self.person.is_some() {
-            canvas.rectangle(self.flash, Yuv::BLACK);
+            canvas.rectangle(self.flash, Yuv::from_rgb(0.12, 0.13, 0.16));
         }
         canvas
     }
