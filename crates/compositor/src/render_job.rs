@@ -16,6 +16,7 @@ use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::ports::{Change, Compare, CoordinationError, Outcome, Ports, StoreError};
+use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{self, Window};
 use time::OffsetDateTime;
 use tracing::{Instrument as _, Span};
@@ -105,7 +106,7 @@ struct Composite {
     playlist: Playlist,
     /// Slices that existed when this process took over: read back, not rendered.
     existing: u64,
-    /// Rendered, not yet stored; the span ends when it is.
+    /// Rendered, not yet stored; with the span of its rendering.
     pending: Option<(EncodedSlice, Span)>,
     /// Every due slice of the windows so far has been rendered.
     is_drained: bool,
@@ -127,6 +128,8 @@ pub struct Job {
     next_window: u64,
     /// The trace that the newest window joins, and so do the slices that it makes due.
     trace_parent: Option<String>,
+    /// Where the newest window ends on the log's clock.
+    log_end: LogTime,
     final_seen: bool,
     files: BTreeSet<String>,
 }
@@ -169,12 +172,14 @@ impl Meters {
                 .build(),
             render_time: meter
                 .f64_histogram("roomreel.compositor.render_time")
-                .with_unit("s")
-                .with_description("thread time of the render per second of output")
+                .with_unit("1")
+                .with_boundaries(vec![0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0])
+                .with_description("time spent rendering per second of output")
                 .build(),
             lag: meter
                 .f64_histogram("roomreel.compositor.slice_lag")
                 .with_unit("s")
+                .with_boundaries(vec![0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 15.0, 30.0, 60.0, 120.0, 600.0])
                 .with_description(
                     "from the end of the window that made a slice due, on the log's clock, to the slice in the bucket",
                 )
@@ -200,6 +205,7 @@ impl Job {
             composite: None,
             next_window: 0,
             trace_parent: None,
+            log_end: LogTime::default(),
             final_seen: false,
             files: BTreeSet::new(),
             job,
@@ -372,6 +378,8 @@ impl Job {
         if self.composite.as_ref().is_some_and(|composite| composite.playlist.slices() == stored.number) {
             self.take_in(&stored).await?;
             self.meters.slices.add(1, &[]);
+            let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
+            self.meters.lag.record((now - i128::from(self.log_end.as_micros())) as f64 / 1e6, &[]);
         }
         // Asks whether the job is still ours, before a playlist that all readers see is written (I7).
         self.report(false, None).await?;
@@ -398,7 +406,7 @@ impl Job {
         };
         let window = in_thread(move || parse_window(number, object)).await??;
         self.final_seen = window.header.end.is_some();
-        let log_end = window.header.log_span.1.as_micros();
+        self.log_end = window.header.log_span.1;
         self.trace_parent.clone_from(&window.header.trace_parent);
         self.documents.push_window(&window);
         if let Some(composite) = &mut self.composite {
@@ -411,8 +419,6 @@ impl Job {
             composite.core = Some(core);
             result?;
             composite.is_drained = false;
-            let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
-            self.meters.lag.record((now - i128::from(log_end)) as f64 / 1e6, &[]);
         }
         self.next_window += 1;
         Ok(Next::Step)

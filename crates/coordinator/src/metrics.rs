@@ -40,7 +40,11 @@ impl Metrics {
             recordings: meter.u64_gauge("roomreel.coordinator.recordings").with_unit("{recording}").build(),
             nodes: meter.u64_gauge("roomreel.coordinator.nodes").with_unit("{node}").build(),
             rooms: meter.u64_gauge("roomreel.coordinator.rooms").with_unit("{room}").build(),
-            reconcile: meter.f64_histogram("roomreel.coordinator.reconcile").with_unit("s").build(),
+            reconcile: meter
+                .f64_histogram("roomreel.coordinator.reconcile")
+                .with_unit("s")
+                .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5])
+                .build(),
             reassignments: meter.u64_counter("roomreel.coordinator.reassignments").with_unit("{move}").build(),
             refusals: meter.u64_counter("roomreel.coordinator.refusals").with_unit("{refusal}").build(),
             conflicts: meter.u64_counter("roomreel.coordinator.conflicts").with_unit("{write}").build(),

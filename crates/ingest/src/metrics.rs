@@ -37,7 +37,11 @@ impl Metrics {
             late_batches: counter("roomreel.ingest.late_batches", "{batch}"),
             gaps: counter("roomreel.ingest.gaps", "{gap}"),
             windows: counter("roomreel.ingest.windows_committed", "{window}"),
-            commit_latency: meter.f64_histogram("roomreel.ingest.commit_latency").with_unit("s").build(),
+            commit_latency: meter
+                .f64_histogram("roomreel.ingest.commit_latency")
+                .with_unit("s")
+                .with_boundaries(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+                .build(),
             commit_retries: counter("roomreel.ingest.commit_retries", "{attempt}"),
             damaged: counter("roomreel.ingest.damaged_entries", "{entry}"),
             replay_requests: counter("roomreel.ingest.replay_requests", "{request}"),
