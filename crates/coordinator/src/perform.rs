@@ -14,6 +14,7 @@ use roomreel_shared::recording::Recording;
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::timeout_at;
+use tracing::Instrument as _;
 
 use crate::leader::Reign;
 use crate::metrics::Metrics;
@@ -180,7 +181,9 @@ impl Performer<'_> {
 
     async fn transact(&self, what: &'static str, guard: Compare, changes: Vec<Change>) -> Result<Effect, Error> {
         let fence = Compare::Created(cluster::leader_key(), self.reign.fence);
-        match self.bounded(self.ports.coordination.transact(vec![fence, guard], changes)).await?? {
+        let span = tracing::info_span!("write", action = what);
+        let written = self.bounded(self.ports.coordination.transact(vec![fence, guard], changes)).instrument(span);
+        match written.await?? {
             Outcome::Committed(_) => Ok(Effect::Changed),
             Outcome::Conflict => {
                 self.metrics.conflicts.add(1, &[opentelemetry::KeyValue::new("action", what)]);

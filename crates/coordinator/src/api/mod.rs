@@ -21,6 +21,7 @@ use opentelemetry::KeyValue;
 use roomreel_shared::ports::Ports;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::auth::Verifier;
 use self::problem::Problem;
@@ -79,11 +80,21 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: Cancellatio
 /// Nothing waits for ever, and every answer is counted by the route's pattern, never by its ids.
 async fn limit_and_count(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let response = match tokio::time::timeout(ANSWER_LIMIT, next.run(request)).await {
+    let span = tracing::info_span!(
+        "request",
+        otel.kind = "server",
+        method = %request.method(),
+        route,
+        status = tracing::field::Empty,
+        // Joins the caller's trace, if it has one.
+        traceparent = request.headers().get("traceparent").and_then(|parent| parent.to_str().ok())
+    );
+    let response = match tokio::time::timeout(ANSWER_LIMIT, next.run(request)).instrument(span.clone()).await {
         Ok(response) => response,
         Err(_) => Problem::unavailable("the answer took too long; try again").into_response(),
     };
     let status = i64::from(response.status().as_u16());
+    span.record("status", status);
     state.metrics.answers.add(1, &[KeyValue::new("route", route), KeyValue::new("status", status)]);
     response
 }
