@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,11 @@ up: setup-test build ## start a local cluster: NATS, etcd, 2 ingest, 2 coordinat
 down: ## stop it
 	@scripts/cluster down
 
-test: setup-test ## every test, the end-to-end ones against real servers that they start themselves
+test: setup-test build ## every test, the end-to-end ones against real servers that they start themselves
 	cargo test --workspace
+
+chaos: setup-test build ## every fault of docs/chaos.md on real servers and processes, the long ones too
+	cargo test --package roomreel-tests --test chaos -- --include-ignored --test-threads 4
 
 fmt: ## format all sources
 	cargo fmt --all

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod cluster;
+pub mod proxy;
 pub mod room;
 pub mod servers;
 pub mod watch;

@@ -3,9 +3,11 @@
 mod etcd;
 mod nats;
 mod process;
+mod roomreel;
 mod s3;
 
 pub use etcd::EtcdServer;
 pub use nats::NatsServer;
 pub use process::Server;
-pub use s3::S3Server;
+pub use roomreel::Roomreel;
+pub use s3::{Mutation, S3Fault, S3Server};

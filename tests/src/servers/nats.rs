@@ -1,8 +1,10 @@
 //! A NATS server with JetStream.
 
 use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -55,6 +57,33 @@ impl NatsServer {
         Ok(server)
     }
 
+    /// A copy of what it has stored so far, taken at one instant.
+    ///
+    /// # Errors
+    /// It does not run, or the disk is full.
+    pub fn copy_store(&self) -> Result<TempDir> {
+        let copy = tempfile::tempdir()?;
+        self.pause()?;
+        let copied = copy_files(&self.store(), copy.path());
+        self.resume()?;
+        copied.map(|()| copy)
+    }
+
+    /// Kills it and starts it again with the data of an earlier time: a power loss of what was not yet synced.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn roll_back(&mut self, to: &TempDir) -> Result<()> {
+        self.kill();
+        std::fs::remove_dir_all(self.store())?;
+        copy_files(to.path(), &self.store())?;
+        self.restart().await
+    }
+
+    fn store(&self) -> PathBuf {
+        self.server.directory().join("jetstream")
+    }
+
     /// Where it listens, also while it is down.
     #[must_use]
     pub fn url(&self) -> String {
@@ -71,6 +100,20 @@ impl NatsServer {
         let port = self.port;
         self.server.run(&arguments, async || greets(port).await).await
     }
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_files(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the server says its first line.

@@ -17,15 +17,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     process: Option<Process>,
     directory: TempDir,
-    name: &'static str,
-    /// What to install where it is missing.
-    package: &'static str,
+    program: PathBuf,
+    /// What helps where the program is missing.
+    remedy: String,
+    log: PathBuf,
 }
 
 impl Server {
-    /// Of program `name`, not yet running, with an empty directory.
-    pub(super) fn new(name: &'static str, package: &'static str) -> Result<Self> {
-        Ok(Self { process: None, directory: tempfile::tempdir()?, name, package })
+    /// Of the program that `package` installs, not yet running, with an empty directory.
+    pub(super) fn new(program: &str, package: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let remedy = format!("install it with: apt-get install -y {package}");
+        let log = directory.path().join("server.log");
+        Ok(Self { process: None, directory, program: program.into(), remedy, log })
+    }
+
+    /// Of a program of this repository, not yet running, with an empty directory. Its output is added to `log`.
+    pub(super) fn own(program: PathBuf, remedy: String, log: PathBuf) -> Result<Self> {
+        Ok(Self { process: None, directory: tempfile::tempdir()?, program, remedy, log })
     }
 
     /// Where its data lie.
@@ -36,7 +45,7 @@ impl Server {
     /// Kills it if it runs, starts it and waits until it is `ready`.
     pub(super) async fn run(&mut self, arguments: &[String], ready: impl AsyncFn() -> bool) -> Result<()> {
         self.kill();
-        let process = Process::start(self.name, self.package, arguments, self.directory.path())?;
+        let process = Process::start(&self.program, &self.remedy, arguments, &self.log)?;
         self.process.insert(process).wait_until(ready).await
     }
 
@@ -73,7 +82,7 @@ impl Server {
     }
 
     fn running(&self) -> Result<&Process> {
-        self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+        self.process.as_ref().with_context(|| format!("{} is not running", self.program.display()))
     }
 }
 
@@ -82,21 +91,22 @@ struct Process {
     child: Child,
     /// Kills the server when this process goes without dropping anything: it reads from a pipe that ends then.
     watchdog: Child,
-    name: &'static str,
+    /// For messages.
+    name: String,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts `program`; `package` is what to install where it is missing. Its output goes to a file in `directory`.
-    fn start(name: &'static str, package: &str, arguments: &[String], directory: &Path) -> Result<Self> {
-        let log = directory.join("server.log");
-        let output = File::options().create(true).append(true).open(&log)?;
-        let mut command = Command::new(name);
+    /// Starts `program`; `remedy` is what helps where it is missing. Its output is added to `log`.
+    fn start(program: &Path, remedy: &str, arguments: &[String], log: &Path) -> Result<Self> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let output = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = match command.spawn() {
             Ok(child) => child,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                bail!("{name} is not installed; install it with: apt-get install -y {package}")
+                bail!("{name} is not there; {remedy}")
             }
             Err(e) => return Err(e).with_context(|| format!("start {name}")),
         };
@@ -104,7 +114,7 @@ impl Process {
         let mut command = Command::new("sh");
         command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let watchdog = command.spawn().context("start the watchdog")?;
-        Ok(Self { child, watchdog, name, log })
+        Ok(Self { child, watchdog, name, log: log.to_owned() })
     }
 
     /// Polls `ready` until it says so. An error if the server exits or takes too long.

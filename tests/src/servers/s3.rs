@@ -8,19 +8,19 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use hyper::body::Incoming;
 use hyper::header::IF_NONE_MATCH;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use roomreel_backends::s3::{S3Config, S3Credentials};
 use roomreel_backends::secret::Secret;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, HttpError, HttpResponse};
+use s3s::{Body, HttpResponse};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, oneshot};
@@ -31,9 +31,44 @@ const SECRET_KEY: &str = "roomreel-test-secret";
 /// A bucket. Dropping it stops the server it started.
 pub struct S3Server {
     config: S3Config,
-    /// Answers 503 to everything while set.
-    down: Arc<AtomicBool>,
+    state: Arc<State>,
     local: Option<Local>,
+}
+
+/// What the server does to those who ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum S3Fault {
+    /// Nothing unusual.
+    #[default]
+    None,
+    /// It answers this status to everything and does nothing.
+    Refuse(StatusCode),
+    /// It never answers and does nothing.
+    Hang,
+    /// One write in so many gets this answer, 409 or 500, and nothing is done.
+    FailWrites(StatusCode, u32),
+    /// One write in so many is done, and the connection breaks before the answer.
+    LoseAnswers(u32),
+}
+
+/// A write that changed the bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    /// PUT, POST or DELETE.
+    pub method: Method,
+    /// Bucket and key, as they stood in the request.
+    pub path: String,
+    /// It was to create and not to replace.
+    pub is_create: bool,
+}
+
+#[derive(Default)]
+struct State {
+    fault: std::sync::Mutex<S3Fault>,
+    writes: AtomicU32,
+    history: std::sync::Mutex<Vec<Mutation>>,
+    /// Writes with a condition pass one by one.
+    conditional: Mutex<()>,
 }
 
 struct Local {
@@ -48,9 +83,9 @@ impl S3Server {
     /// # Errors
     /// The environment names half an S3, or no port is free.
     pub async fn start() -> Result<Self> {
-        let down = Arc::new(AtomicBool::new(false));
+        let state = Arc::<State>::default();
         if let Ok(endpoint) = std::env::var("ROOMREEL_TEST_S3_ENDPOINT") {
-            return Ok(Self { config: external(endpoint)?, down, local: None });
+            return Ok(Self { config: external(endpoint)?, state, local: None });
         }
         let directory = tempfile::tempdir()?;
         let bucket = "roomreel-test";
@@ -58,7 +93,7 @@ impl S3Server {
         let service = service(directory.path())?;
         let (stop, stopped) = oneshot::channel();
         let (listening, address) = oneshot::channel();
-        let gate = down.clone();
+        let served = state.clone();
         // A thread and runtime of its own: a test may pause its clock or block its thread.
         let thread = std::thread::Builder::new().name("s3".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -66,7 +101,7 @@ impl S3Server {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    _ = serve(service, gate, listening) => {}
+                    _ = serve(service, served, listening) => {}
                 }
             });
         })?;
@@ -78,7 +113,7 @@ impl S3Server {
             ..S3Config::new(bucket, "us-east-1")
         };
         let local = Local { stop: Some(stop), thread: Some(thread), directory };
-        Ok(Self { config, down, local: Some(local) })
+        Ok(Self { config, state, local: Some(local) })
     }
 
     /// How to reach the bucket.
@@ -101,12 +136,23 @@ impl S3Server {
 
     /// Answers 503 to everything until [`S3Server::resume`]; only where the server is in this process.
     pub fn pause(&self) {
-        self.down.store(true, Ordering::SeqCst);
+        self.set(S3Fault::Refuse(StatusCode::SERVICE_UNAVAILABLE));
     }
 
     /// Answers again.
     pub fn resume(&self) {
-        self.down.store(false, Ordering::SeqCst);
+        self.set(S3Fault::None);
+    }
+
+    /// Sets what happens to requests from now on; only where the server is in this process.
+    pub fn set(&self, fault: S3Fault) {
+        *self.state.fault.lock().expect("nothing panics while it is locked") = fault;
+    }
+
+    /// Every write that changed the bucket so far, in order; only where the server is in this process.
+    #[must_use]
+    pub fn history(&self) -> Vec<Mutation> {
+        self.state.history.lock().expect("nothing panics while it is locked").clone()
     }
 }
 
@@ -143,34 +189,47 @@ fn service(root: &Path) -> Result<S3Service> {
     Ok(builder.build())
 }
 
-async fn serve(service: S3Service, down: Arc<AtomicBool>, listening: oneshot::Sender<SocketAddr>) -> Result<()> {
+async fn serve(service: S3Service, state: Arc<State>, listening: oneshot::Sender<SocketAddr>) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let _ = listening.send(listener.local_addr()?);
-    let conditional = Arc::new(Mutex::new(()));
     loop {
         let (socket, _) = listener.accept().await?;
-        let (service, down, conditional) = (service.clone(), down.clone(), conditional.clone());
-        let answer = service_fn(move |request| answer(service.clone(), down.clone(), conditional.clone(), request));
+        let (service, state) = (service.clone(), state.clone());
+        let answer = service_fn(move |request| answer(service.clone(), state.clone(), request));
         let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer);
         // A connection that breaks is its client's affair.
         tokio::spawn(async { _ = connection.await });
     }
 }
 
-async fn answer(
-    service: S3Service,
-    down: Arc<AtomicBool>,
-    conditional: Arc<Mutex<()>>,
-    request: Request<Incoming>,
-) -> Result<HttpResponse, HttpError> {
-    if down.load(Ordering::SeqCst) {
-        let mut response = HttpResponse::new(Body::empty());
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        return Ok(response);
+/// An error breaks the connection.
+async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming>) -> Result<HttpResponse> {
+    let is_write = matches!(*request.method(), Method::PUT | Method::POST | Method::DELETE);
+    let number = if is_write { state.writes.fetch_add(1, Ordering::SeqCst) } else { 0 };
+    let strikes = |one_in: u32| is_write && number.is_multiple_of(one_in);
+    let fault = *state.fault.lock().expect("nothing panics while it is locked");
+    match fault {
+        S3Fault::Refuse(status) => return Ok(refusal(status)),
+        S3Fault::FailWrites(status, one_in) if strikes(one_in) => return Ok(refusal(status)),
+        S3Fault::Hang => return std::future::pending().await,
+        _ => {}
     }
-    let _one_by_one = match request.headers().contains_key(IF_NONE_MATCH) {
-        true => Some(conditional.lock().await),
-        false => None,
-    };
-    hyper::service::Service::call(&service, request).await
+    let is_create = request.headers().contains_key(IF_NONE_MATCH);
+    let mutation = Mutation { method: request.method().clone(), path: request.uri().path().to_owned(), is_create };
+    let _one_by_one = if is_create { Some(state.conditional.lock().await) } else { None };
+    let done = hyper::service::Service::call(&service, request).await;
+    let response = done.map_err(|error| anyhow!("s3s: {error:?}"))?;
+    if is_write && response.status().is_success() {
+        state.history.lock().expect("nothing panics while it is locked").push(mutation);
+    }
+    match fault {
+        S3Fault::LoseAnswers(one_in) if strikes(one_in) => bail!("the answer is lost"),
+        _ => Ok(response),
+    }
+}
+
+fn refusal(status: StatusCode) -> HttpResponse {
+    let mut response = HttpResponse::new(Body::empty());
+    *response.status_mut() = status;
+    response
 }
