@@ -7,6 +7,7 @@ mod client;
 pub mod config;
 mod demo;
 mod dev;
+mod exporter;
 mod health;
 mod inspect;
 mod output;

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use crate::exporter::Watched;
 use crate::trace_parent::{Attach, Detach};
 
 /// The variable of the OpenTelemetry specification, read where ours is not set.
@@ -126,8 +127,18 @@ fn exporters(endpoint: &str, role: &'static str) -> anyhow::Result<Telemetry> {
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     Ok(Telemetry {
-        traces: Some(SdkTracerProvider::builder().with_batch_exporter(traces).with_resource(resource.clone()).build()),
-        metrics: Some(SdkMeterProvider::builder().with_periodic_exporter(metrics).with_resource(resource).build()),
+        traces: Some(
+            SdkTracerProvider::builder()
+                .with_batch_exporter(Watched::new(traces, "traces"))
+                .with_resource(resource.clone())
+                .build(),
+        ),
+        metrics: Some(
+            SdkMeterProvider::builder()
+                .with_periodic_exporter(Watched::new(metrics, "metrics"))
+                .with_resource(resource)
+                .build(),
+        ),
     })
 }
 
@@ -135,13 +146,17 @@ impl Telemetry {
     /// Sends what is left, within the exporters' limits.
     pub async fn shut_down(self) {
         // The providers block; the exporters they wait for run on this runtime.
-        let ended = tokio::task::spawn_blocking(move || {
-            let traces = self.traces.map_or(Ok(()), |traces| traces.shutdown_with_timeout(EXPORT_LIMIT));
-            let metrics = self.metrics.map_or(Ok(()), |metrics| metrics.shutdown_with_timeout(EXPORT_LIMIT));
-            traces.and(metrics)
+        let traces = tokio::task::spawn_blocking(move || {
+            self.traces.map_or(Ok(()), |traces| traces.shutdown_with_timeout(EXPORT_LIMIT))
         });
-        if let Ok(Err(error)) = ended.await {
-            tracing::warn!(%error, "the last traces and metrics were not sent; is the collector at otlp_endpoint there?");
+        let metrics = tokio::task::spawn_blocking(move || {
+            self.metrics.map_or(Ok(()), |metrics| metrics.shutdown_with_timeout(EXPORT_LIMIT))
+        });
+        for ended in [traces.await, metrics.await] {
+            if let Ok(Err(error)) = ended {
+                // The exporter has warned.
+                tracing::info!(%error, "the last traces or metrics were not sent");
+            }
         }
     }
 }
