@@ -334,7 +334,7 @@ async fn bad_input_costs_only_itself() -> Result<()> {
         ..SyntheticSpec::new(id.clone(), room::now())
     };
     let publisher = room::publisher(&ports, SHARDS);
-    let (close, may_close) = mpsc::channel();
+    let (close, may_close) = mpsc::sync_channel(1);
     let held_open = HeldOpen { room: SyntheticRoom::new(spec.clone())?, may_close };
     let to = publisher.room(id.clone());
     let junk = TrackId::new("junk").expect("a literal that can be spelled");

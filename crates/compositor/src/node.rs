@@ -352,12 +352,12 @@ impl Actor for NodeActor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(actor, _, reason) => {
-                tracing::info!(reason, "a render ended");
-                state.on_ended(&actor);
+                let render = state.on_ended(&actor);
+                tracing::info!(render, reason, "a render ended");
             }
             SupervisionEvent::ActorFailed(actor, error) => {
-                tracing::error!(%error, "a render failed; the coordinator decides who tries again");
-                state.on_ended(&actor);
+                let render = state.on_ended(&actor);
+                tracing::error!(render, %error, "a render failed; the coordinator decides who tries again");
             }
             _ => {}
         }
@@ -366,12 +366,12 @@ impl Actor for NodeActor {
 }
 
 impl NodeState {
-    /// It is not started again before its job is written anew.
-    fn on_ended(&mut self, actor: &ActorCell) {
-        let is_it = |render: &&mut Render| render.actor.as_ref().is_some_and(|other| other.get_id() == actor.get_id());
-        if let Some(render) = self.renders.values_mut().find(is_it) {
-            render.actor = None;
-        }
+    /// It is not started again before its job is written anew. Answers the job's key.
+    fn on_ended(&mut self, actor: &ActorCell) -> Option<&str> {
+        let is_it = |render: &Render| render.actor.as_ref().is_some_and(|other| other.get_id() == actor.get_id());
+        let (key, render) = self.renders.iter_mut().find(|(_, render)| is_it(render))?;
+        render.actor = None;
+        Some(key)
     }
 }
 

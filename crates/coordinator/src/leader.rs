@@ -17,7 +17,7 @@ use rand::{RngCore as _, SeedableRng as _};
 use roomreel_shared::cluster::{self, ActiveRecording, Role};
 use roomreel_shared::id::{RecordingId, SfuId};
 use roomreel_shared::ports::{Coordination, LogEntry, NewEntry, Ports, RoomLog};
-use roomreel_shared::recording::Recording;
+use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::subject::Shard;
 use roomreel_shared::time::RoomTime;
 use time::OffsetDateTime;
@@ -210,7 +210,7 @@ impl Leader {
                 "an event of the log was refused and changes nothing; look at what publishes to this subject"
             );
         } else if *told == TOLD_REFUSED + 1 {
-            tracing::warn!("more events are refused; roomreel.coordinator.refusals counts them");
+            tracing::warn!("more events are refused within seconds; roomreel.coordinator.refusals counts them");
         }
     }
 
@@ -262,6 +262,7 @@ impl Leader {
                 Ok(effect) => {
                     changed = true;
                     self.tell(action, observed);
+                    log(action, &effect);
                     if let Effect::Finished(recording) = effect {
                         self.documented.remove(&recording.id);
                         self.memory.on_finished(*recording);
@@ -365,7 +366,6 @@ impl Leader {
             let count = observed.alive.nodes.keys().filter(|(r, _)| *r == role).count();
             self.metrics.nodes.record(count as u64, &[KeyValue::new("role", format!("{role:?}").to_lowercase())]);
         }
-        use roomreel_shared::recording::State;
         for state in [State::Starting, State::Active, State::Paused, State::Ending] {
             let active = observed.alive.recordings.values();
             let count = active.filter(|active| active.recording.state == state).count();
@@ -416,5 +416,27 @@ async fn wake_on_change(store: Arc<dyn Coordination>, prefix: String, wake: Arc<
             }
         }
         sleep(ROUND).await;
+    }
+}
+
+/// The story of a recording, in a few lines.
+fn log(action: &Action, effect: &Effect) {
+    match (action, effect) {
+        (_, Effect::Finished(recording)) => {
+            let Recording { tenant, room, id, state, reason, .. } = &**recording;
+            if *state == State::Failed {
+                tracing::warn!(%tenant, %room, recording = %id, reason, "a recording failed; what it has is in the bucket");
+            } else {
+                tracing::info!(%tenant, %room, recording = %id, ?state, reason, "a recording ended");
+            }
+        }
+        (Action::Start(active), _) => {
+            let Recording { tenant, room, id, .. } = &active.recording;
+            tracing::info!(%tenant, %room, recording = %id, "a recording starts");
+        }
+        (Action::Assign { assignment, moved }, _) => {
+            tracing::info!(recording = %assignment.spec.recording, node = %assignment.node, moved, "a recording is assigned");
+        }
+        _ => {}
     }
 }

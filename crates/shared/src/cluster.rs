@@ -73,9 +73,25 @@ pub struct FoldSpec {
     pub window_ms: u64,
     /// The policy in force until the log changes it.
     pub policy: Policy,
+    /// Added to the assignment's revision to make the epoch: 0, or the highest epoch of the windows that were there when a
+    /// coordination store whose revisions began anew was rebuilt.
+    #[serde(default)]
+    pub epoch_base: u64,
 }
 
-/// Which node folds a recording. The record's mod revision is the epoch.
+/// `recording.json` while its recording is not final: with it and the windows, the bucket alone can give a coordination store
+/// back what it has lost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnfinishedDocument {
+    /// As users see it.
+    #[serde(flatten)]
+    pub recording: Recording,
+    /// What the fold needs to know; absent in documents of finished recordings.
+    #[serde(default)]
+    pub fold: Option<FoldSpec>,
+}
+
+/// Which node folds a recording. The record's mod revision, over [`FoldSpec::epoch_base`], is the epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Assignment {
     /// Who.

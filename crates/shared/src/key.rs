@@ -44,6 +44,41 @@ pub struct NameError {
     pub why: &'static str,
 }
 
+/// Which recording a key belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordingName {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of which room.
+    pub room: RoomId,
+    /// Which.
+    pub recording: RecordingId,
+}
+
+impl RecordingName {
+    /// From a key, or a prefix of keys, of the recording; `None` for what is not below one.
+    #[must_use]
+    pub fn of(key: &str) -> Option<Self> {
+        let mut parts = key.split('/');
+        let (tenant, rooms, room) = (parts.next()?, parts.next()?, parts.next()?);
+        let (recordings, recording) = (parts.next()?, parts.next()?);
+        if (rooms, recordings) != ("rooms", "recordings") {
+            return None;
+        }
+        Some(Self {
+            tenant: TenantId::from_token(tenant).ok()?,
+            room: RoomId::from_token(room).ok()?,
+            recording: RecordingId::from_token(recording).ok()?,
+        })
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> RecordingKeys {
+        RecordingKeys::new(&self.tenant, &self.room, &self.recording)
+    }
+}
+
 /// The keys of one recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordingKeys {
@@ -223,6 +258,11 @@ mod tests {
         let grid = CompositeId::new("grid").expect("valid");
         assert_eq!(keys.slice_number(&grid, &keys.slice(&grid, 12)), Some(12));
         assert_eq!(keys.slice_number(&grid, &keys.init(&grid)), None);
+        let name = RecordingName::of(keys.prefix()).expect("ours");
+        assert_eq!((name.keys(), RecordingName::of(keys.window(7).as_str())), (keys.clone(), Some(name)));
+        for other in ["", "index/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"] {
+            assert_eq!(RecordingName::of(other), None, "{other}");
+        }
     }
 
     #[test]

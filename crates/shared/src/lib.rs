@@ -15,5 +15,6 @@ pub mod rtcp;
 pub mod rtp;
 pub mod subject;
 pub mod time;
+pub mod verify;
 pub mod window;
 pub mod wire;
