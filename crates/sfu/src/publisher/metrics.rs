@@ -4,9 +4,12 @@ use opentelemetry::metrics::{Counter, UpDownCounter};
 
 use super::Stats;
 
+/// A counter and the number it follows.
+type Followed = (Counter<u64>, fn(&Stats) -> u64);
+
 /// The instruments of one publisher, and what they have been told.
 pub(super) struct Metrics {
-    counters: [(Counter<u64>, fn(&Stats) -> u64); 8],
+    counters: [Followed; 8],
     held_bytes: UpDownCounter<i64>,
     told: Stats,
 }
