@@ -8,6 +8,7 @@ pub mod decode;
 pub mod depacketize;
 pub mod documents;
 pub mod encode;
+pub mod export;
 pub mod frame;
 pub mod join;
 pub mod layout;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use roomreel_shared::batch::Packet;
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::{self, CompositeSpec};
-use roomreel_shared::event::{EventKind, Producer};
+use roomreel_shared::event::Producer;
 use roomreel_shared::id::{PeerId, RecordingId, SfuId};
 use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
@@ -26,7 +26,7 @@ use crate::paint::Painter;
 use crate::slice_schedule::{DueSlice, SliceSchedule};
 use crate::timeline::clock::ParticipantClock;
 use crate::timeline::room::{Activity, RoomState, RoomTimeline};
-use crate::track::{AudioTrack, VideoTrack};
+use crate::track::{AudioTrack, VideoTrack, announced};
 
 /// Most packets that wait for their track to be announced.
 const MAX_ORPHANS: usize = 4096;
@@ -266,19 +266,7 @@ impl RenderCore {
 
     /// Learns of the tracks that a window tells of.
     fn announce(&mut self, window: &Window, start: RoomTime) {
-        let sends = |key: &TrackKey| window.segments.iter().any(|segment| segment.key == *key);
-        let carried = window.header.carry_over.tracks.iter().filter_map(|track| {
-            let producer = Producer::try_from(track.producer.clone()?).ok()?;
-            let sfu = SfuId::new(track.sfu_id.clone()).ok()?;
-            let key = TrackKey { sfu: sfu.clone(), track: producer.track.clone() };
-            (!track.closed || sends(&key)).then_some((sfu, producer))
-        });
-        let created = window.events.iter().filter_map(|stored| match &stored.event.kind {
-            EventKind::ProducerCreated(producer) => Some((stored.writer.sfu()?.clone(), producer.clone())),
-            _ => None,
-        });
-        for (sfu, producer) in carried.chain(created) {
-            let key = TrackKey { sfu, track: producer.track.clone() };
+        for (key, producer) in announced(window) {
             if self.tracks.get(&key).is_some_and(|track| track.producer == producer) || self.tracks.len() >= MAX_TRACKS
             {
                 continue;
@@ -491,4 +479,4 @@ fn pictures(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,12 +3,17 @@
 //! Owns the way from received packets to pictures and samples, and what is to be said of its quality. Does not own where a
 //! picture goes (layout), nor how sounds add up (mix).
 
+mod announced;
+mod assemble;
 mod audio;
 mod intake;
 #[cfg(test)]
 pub(crate) mod tests_support;
 mod video;
 
+pub(crate) use announced::announced;
+pub(crate) use assemble::Assembler;
 pub use audio::{AudioQuality, AudioTrack};
+pub(crate) use intake::Intake;
 pub use intake::IntakeQuality;
 pub use video::{VideoQuality, VideoTrack};

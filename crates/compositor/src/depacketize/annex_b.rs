@@ -75,6 +75,19 @@ pub(super) fn aggregated(mut units: &[u8]) -> Option<Vec<&[u8]>> {
     (!found.is_empty()).then_some(found)
 }
 
+/// The units of a picture with start codes.
+pub(super) fn units(picture: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = picture;
+    std::iter::from_fn(move || {
+        let begin = rest.windows(3).position(|bytes| bytes == [0, 0, 1])? + 3;
+        let unit = &rest[begin..];
+        let end = unit.windows(3).position(|bytes| bytes == [0, 0, 1]).unwrap_or(unit.len());
+        rest = &unit[end..];
+        // A unit does not end with a zero byte: what does is the longer form of the next start code.
+        Some(&unit[..end - unit[..end].iter().rev().take_while(|byte| **byte == 0).count()])
+    })
+}
+
 /// A unit without its emulation prevention bytes, as far as `limit` bytes.
 pub(super) fn unescaped(unit: &[u8], limit: usize) -> Vec<u8> {
     let mut raw = Vec::with_capacity(unit.len().min(limit));

@@ -78,6 +78,20 @@ pub(super) fn picture(payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
     Ok(CodedPicture { data: unit.into(), is_key: seen.sequence_header && seen.key_frame, size: None })
 }
 
+/// The sequence header of a temporal unit as [`picture`] makes it, with its header and size.
+pub(super) fn sequence_header(mut unit: &[u8]) -> Option<&[u8]> {
+    loop {
+        let &header = unit.first()?;
+        let (length, body) = leb128(unit.get(1 + usize::from(header & HAS_EXTENSION != 0)..)?)?;
+        let end = (unit.len() - body.len()).checked_add(length).filter(|end| *end <= unit.len())?;
+        let (obu, rest) = unit.split_at(end);
+        if header >> 3 & 0x0f == SEQUENCE_HEADER {
+            return Some(obu);
+        }
+        unit = rest;
+    }
+}
+
 #[derive(Default)]
 struct Seen {
     sequence_header: bool,

@@ -9,11 +9,13 @@ mod av1;
 mod bits;
 mod h264;
 mod h265;
+mod parameters;
 pub mod reorder;
 mod vp8;
 mod vp9;
 
 use bytes::Bytes;
+pub use parameters::parameters;
 use roomreel_shared::event::{Codec, CodecParameters};
 
 /// Longest coded picture that is assembled; a longer one is refused.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use ffmpeg_the_third::codec::{Context, encoder};
 use ffmpeg_the_third::{Dictionary, Packet as Coded, Rational, format::Pixel};
 use roomreel_shared::batch::{Incarnation, RtpBatch};
-use roomreel_shared::event::{Codec, RoomEvent, StopReason};
+use roomreel_shared::event::{Codec, EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::{RoomId, TenantId, TrackId};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::subject::Writer;
@@ -32,6 +32,7 @@ fn fold() -> FoldSpec {
         start_sequence: 0,
         window_ms: 1000,
         policy: Policy::default(),
+        epoch_base: 0,
     }
 }
 
@@ -64,9 +65,11 @@ fn vp8(count: usize) -> Vec<Bytes> {
     coded
 }
 
+type Packets = BTreeMap<TrackKey, Vec<Packet>>;
+
 /// Three seconds of a participant who joins after half a second: a picture ten times a second in two packets each, and a square
 /// wave in G.711.
-fn media() -> (Vec<(i64, EventKind)>, BTreeMap<TrackKey, Vec<Packet>>) {
+fn media() -> (Vec<(i64, EventKind)>, Packets) {
     let sfu = SfuId::new("sfu").expect("valid");
     let key = |track: &str| TrackKey { sfu: sfu.clone(), track: TrackId::new(track).expect("valid") };
     let named = |track: &str, media: Producer| Producer { track: key(track).track, ..media };
@@ -85,7 +88,7 @@ fn media() -> (Vec<(i64, EventKind)>, BTreeMap<TrackKey, Vec<Packet>>) {
         (510_000, EventKind::ProducerCreated(microphone)),
         (2_000_000, EventKind::ProducerPaused { track: key("mic").track }),
     ];
-    let mut packets: BTreeMap<TrackKey, Vec<Packet>> = BTreeMap::new();
+    let mut packets = Packets::new();
     for (index, picture) in vp8(25).into_iter().enumerate() {
         let at = 520_000 + index as i64 * 100_000;
         let (first, second) = picture.split_at(picture.len() / 2);
@@ -104,7 +107,7 @@ fn media() -> (Vec<(i64, EventKind)>, BTreeMap<TrackKey, Vec<Packet>>) {
     (events, packets)
 }
 
-fn windows() -> Vec<Window> {
+pub(crate) fn windows() -> Vec<Window> {
     let (events, packets) = media();
     let incarnation = Incarnation::new(1).expect("not 0");
     let mut numbers: BTreeMap<TrackKey, u64> = BTreeMap::new();

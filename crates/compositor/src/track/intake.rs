@@ -45,8 +45,8 @@ pub struct IntakeQuality {
 }
 
 /// One RTP stream of a track.
-pub(super) struct RtpStream {
-    pub(super) order: Reorder,
+pub(crate) struct RtpStream {
+    pub(crate) order: Reorder,
     clock: StreamClock,
     newest_receive: RoomTime,
 }
@@ -66,7 +66,7 @@ struct Retransmitted {
 }
 
 /// A track's packets.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     producer: Producer,
     streams: BTreeMap<Ssrc, RtpStream>,
     /// Which stream an SSRC of retransmissions repairs.
@@ -77,7 +77,7 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(producer: Producer) -> Self {
+    pub(crate) fn new(producer: Producer) -> Self {
         let repairs =
             producer.encodings.iter().filter_map(|encoding| Some((encoding.rtx_ssrc?, encoding.ssrc))).collect();
         Self {
@@ -90,29 +90,29 @@ impl Intake {
         }
     }
 
-    pub(super) fn codec(&self, payload_type: PayloadType) -> Option<&CodecParameters> {
+    pub(crate) fn codec(&self, payload_type: PayloadType) -> Option<&CodecParameters> {
         self.producer.codec(payload_type)
     }
 
-    pub(super) fn streams(&mut self) -> impl Iterator<Item = (Ssrc, &mut RtpStream)> {
+    pub(crate) fn streams(&mut self) -> impl Iterator<Item = (Ssrc, &mut RtpStream)> {
         self.streams.iter_mut().map(|(ssrc, stream)| (*ssrc, stream))
     }
 
-    pub(super) fn has_stream(&self, ssrc: Ssrc) -> bool {
+    pub(crate) fn has_stream(&self, ssrc: Ssrc) -> bool {
         self.streams.contains_key(&ssrc)
     }
 
-    pub(super) fn count_lost(&mut self, packets: u64) {
+    pub(crate) fn count_lost(&mut self, packets: u64) {
         self.quality.lost += packets;
     }
 
-    pub(super) fn quality(&self) -> IntakeQuality {
+    pub(crate) fn quality(&self) -> IntakeQuality {
         let rejected_reports = self.streams.values().map(|stream| stream.clock.rejected_reports()).sum();
         IntakeQuality { rejected_reports, ..self.quality }
     }
 
     /// Takes a packet as the SFU received it. It has no place until [`Self::place`].
-    pub(super) fn receive(&mut self, packet: &Packet, participant: &mut ParticipantClock) {
+    pub(crate) fn receive(&mut self, packet: &Packet, participant: &mut ParticipantClock) {
         let receive = packet.time;
         match &packet.data {
             PacketData::Rtcp(compound) => {
@@ -195,7 +195,7 @@ impl Intake {
     }
 
     /// Puts what was received on the room's clock, by all that the window has told about it.
-    pub(super) fn place(&mut self, participant: &ParticipantClock) {
+    pub(crate) fn place(&mut self, participant: &ParticipantClock) {
         for Received { ssrc, mut packet, position, receive } in std::mem::take(&mut self.received) {
             let Some(stream) = self.streams.get_mut(&ssrc) else { continue };
             packet.time = stream.clock.room_time(position, participant);

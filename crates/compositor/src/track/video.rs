@@ -12,10 +12,11 @@ use roomreel_shared::rtp::{PayloadType, Ssrc};
 use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
+use super::assemble::Assembler;
 use super::intake::{Intake, IntakeQuality};
 use crate::decode::{Error, VideoDecoder};
-use crate::depacketize::reorder::{PicturePackets, Reorder};
-use crate::depacketize::{CodedPicture, VideoDepacketizer};
+use crate::depacketize::CodedPicture;
+use crate::depacketize::reorder::Reorder;
 use crate::frame::Picture;
 use crate::timeline::clock::ParticipantClock;
 
@@ -53,35 +54,25 @@ struct Waiting {
 }
 
 /// One simulcast layer, or the only stream there is.
+#[derive(Default)]
 struct Layer {
-    depacketizer: Option<(PayloadType, VideoDepacketizer)>,
+    assembler: Assembler,
     /// Begins with a key picture, unless the layer is the one being decoded.
     backlog: VecDeque<Waiting>,
     backlog_bytes: usize,
-    /// Nothing can be decoded before the next key picture.
-    awaits_key: bool,
     size: Option<(u32, u32)>,
     newest: RoomTime,
 }
 
-impl Default for Layer {
-    fn default() -> Self {
-        Self {
-            depacketizer: None,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
-            awaits_key: true,
-            size: None,
-            newest: RoomTime::default(),
-        }
-    }
-}
-
 impl Layer {
-    fn drop_until_key(&mut self) {
+    fn clear(&mut self) {
         self.backlog.clear();
         self.backlog_bytes = 0;
-        self.awaits_key = true;
+    }
+
+    fn drop_until_key(&mut self) {
+        self.clear();
+        self.assembler.awaits_key = true;
     }
 
     fn pop(&mut self) -> Option<Waiting> {
@@ -99,51 +90,26 @@ impl Layer {
         &mut self,
         end: RoomTime,
         order: &mut Reorder,
-        intake: &Producer,
+        producer: &Producer,
         quality: &mut VideoQuality,
     ) -> u64 {
         let mut missing = 0;
         while let Some(packets) = order.pop_picture_before(end) {
             missing += packets.missing_before + packets.missing_within;
-            if packets.payloads.is_empty() {
-                self.awaits_key |= packets.missing_before > 0;
-                continue;
-            }
-            match self.assemble(&packets, intake) {
-                Some(coded) if coded.is_key || !self.awaits_key => {
+            match self.assembler.picture(&packets, producer) {
+                Some(coded) => {
                     if coded.is_key {
-                        self.drop_until_key();
-                        self.awaits_key = false;
+                        self.clear();
                         self.size = coded.size.or(self.size);
                     }
                     self.newest = packets.time;
                     self.backlog_bytes += coded.data.len();
                     self.backlog.push_back(Waiting { time: packets.time, payload_type: packets.payload_type, coded });
                 }
-                Some(_) => quality.lost_pictures += 1,
-                None => {
-                    quality.lost_pictures += 1;
-                    self.awaits_key = true;
-                }
+                None => quality.lost_pictures += u64::from(!packets.payloads.is_empty()),
             }
         }
         missing
-    }
-
-    fn assemble(&mut self, packets: &PicturePackets, producer: &Producer) -> Option<CodedPicture> {
-        let payload_type = packets.payload_type;
-        if self.depacketizer.as_ref().is_none_or(|(of, _)| *of != payload_type) {
-            let depacketizer = producer.codec(payload_type).and_then(VideoDepacketizer::new)?;
-            self.depacketizer = Some((payload_type, depacketizer));
-            self.awaits_key = true;
-        }
-        // A hole before it took a picture that this one may build on; a key picture builds on nothing.
-        self.awaits_key |= packets.missing_before > 0 || packets.restarts;
-        let (_, depacketizer) = self.depacketizer.as_mut()?;
-        if !packets.is_whole() {
-            return None;
-        }
-        depacketizer.picture(&packets.payloads).ok()
     }
 }
 
@@ -247,7 +213,8 @@ impl VideoTrack {
             return None;
         }
         let current = self.current.and_then(|ssrc| self.layers.get(&ssrc));
-        let is_dead = current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.awaits_key);
+        let is_dead =
+            current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.assembler.awaits_key);
         match self.better {
             _ if is_dead || self.shown.is_none() => Some(best),
             Some((ssrc, since)) if ssrc == best => (t.micros_since(since) >= LAYER_PATIENCE_US).then_some(best),
@@ -262,7 +229,7 @@ impl VideoTrack {
     fn best_layer(&self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
         let can_show = |ssrc: Ssrc, layer: &Layer| {
             let is_on = self.layers.len() == 1 || t.micros_since(layer.newest) <= LAYER_OFF_US;
-            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.awaits_key))
+            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.assembler.awaits_key))
         };
         let size = |layer: &Layer| layer.size.unwrap_or_default();
         let candidates = || self.layers.iter().filter(|(ssrc, layer)| can_show(**ssrc, layer));
@@ -328,7 +295,8 @@ impl VideoTrack {
         let since_last = self.last_look.replace(t).map_or(0, |last| t.micros_since(last).max(0));
         let Some((shown_at, _)) = &self.shown else { return };
         let age = t.micros_since(*shown_at);
-        let awaits_key = self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.awaits_key);
+        let awaits_key =
+            self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.assembler.awaits_key);
         if awaits_key || (!self.is_screen && age > FROZEN_US) {
             self.frozen_us += since_last.unsigned_abs();
         }

@@ -1,0 +1,317 @@
+//! Windows in, files of single tracks out: playable ones without transcoding, and the packets as they were received.
+//!
+//! Owns which packet goes to which file and when on the recording's clock. Does not own where windows come from. Files are
+//! written while windows are pushed, so memory holds what a window and the reorder allowance hold, whatever the recording's length.
+
+mod container;
+mod janus;
+mod playable;
+mod rtpdump;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use roomreel_shared::batch::Packet;
+use roomreel_shared::event::Producer;
+use roomreel_shared::id::{PeerId, RecordingId, SfuId};
+use roomreel_shared::policy::TrackKind;
+use roomreel_shared::time::RoomTime;
+use roomreel_shared::window::{TrackKey, Window};
+
+use crate::timeline::clock::ParticipantClock;
+use crate::track::{Intake, announced};
+use janus::Janus;
+use playable::{Sound, Video};
+use rtpdump::RtpDump;
+
+/// How far behind the newest packet media is written, microseconds: what is late or sent again has come by then.
+const ALLOWANCE_US: i64 = 2_000_000;
+/// Most packets that wait for their track to be announced.
+const MAX_ORPHANS: usize = 4096;
+/// Most tracks of a recording, and most files of a track: each is an open file or a name in a listing.
+const MAX_TRACKS: usize = 8000;
+const MAX_FILES: usize = 1000;
+
+/// What is made of a track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The coded media in a container that players know.
+    Playable,
+    /// Every RTP and RTCP packet as the SFU received it, as rtpdump and Wireshark read it.
+    Rtpdump,
+    /// RTP as `janus-pp-rec` reads it: in order, retransmissions and redundancy resolved.
+    Mjr,
+}
+
+/// Why tracks cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A window of another recording: nothing of it may be written (I4).
+    #[error("a window of recording {found} came where {expected} is exported")]
+    WrongRecording {
+        /// Whose window it is.
+        found: RecordingId,
+        /// Whose it should be.
+        expected: RecordingId,
+    },
+    /// A file cannot be written.
+    #[error("write {}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// libavformat does not make the container.
+    #[error("write {}: {why}", path.display())]
+    Container {
+        /// Which file.
+        path: PathBuf,
+        /// As libavformat says it.
+        why: String,
+    },
+}
+
+/// A file that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportedFile {
+    /// Its name in the directory.
+    pub name: String,
+    /// Whose media.
+    pub peer: PeerId,
+    /// What it holds, as SDP names it; empty for packets of any kind.
+    pub codec: String,
+    /// Where its media begins and ends on the recording's clock, microseconds.
+    pub span_us: (i64, i64),
+    /// Pictures or packets.
+    pub count: u64,
+}
+
+/// The files of one track, named one after another.
+#[derive(Debug)]
+struct Files {
+    directory: PathBuf,
+    stem: String,
+    peer: PeerId,
+    written: Vec<ExportedFile>,
+}
+
+impl Files {
+    /// The next file; `None` if there are too many.
+    fn next(&mut self, extension: &str, codec: &str) -> Option<PathBuf> {
+        if self.written.len() >= MAX_FILES {
+            return None;
+        }
+        let name = match self.written.len() {
+            0 => format!("{}.{extension}", self.stem),
+            before => format!("{}.part{}.{extension}", self.stem, before + 1),
+        };
+        let path = self.directory.join(&name);
+        let (peer, codec) = (self.peer.clone(), codec.to_owned());
+        self.written.push(ExportedFile { name, peer, codec, span_us: (i64::MAX, 0), count: 0 });
+        Some(path)
+    }
+
+    /// Number of the file that was begun last.
+    fn newest(&self) -> usize {
+        self.written.len().saturating_sub(1)
+    }
+
+    /// Notes what went into a file.
+    fn note(&mut self, file: usize, at_us: i64, duration_us: i64) {
+        if let Some(file) = self.written.get_mut(file) {
+            file.count += 1;
+            file.span_us = (file.span_us.0.min(at_us), file.span_us.1.max(at_us.saturating_add(duration_us)));
+        }
+    }
+}
+
+enum Sink {
+    Video(Box<Video>),
+    Sound(Sound),
+    Janus(Janus),
+    Dump(RtpDump),
+}
+
+struct Track {
+    producer: Producer,
+    intake: Intake,
+    files: Files,
+    sink: Sink,
+}
+
+impl Track {
+    /// Writes what lies before `end`.
+    fn write_before(&mut self, end: RoomTime, start: RoomTime) -> Result<(), Error> {
+        match &mut self.sink {
+            Sink::Video(video) => video.write_before(end, start, &mut self.intake, &mut self.files),
+            Sink::Sound(sound) => sound.write_before(end, start, &mut self.intake, &mut self.files),
+            Sink::Janus(janus) => janus.write_before(end, start, &mut self.intake, &mut self.files),
+            Sink::Dump(_) => Ok(()),
+        }
+    }
+
+    fn finish(self) -> Result<Vec<ExportedFile>, Error> {
+        match self.sink {
+            Sink::Video(video) => video.finish()?,
+            Sink::Sound(sound) => sound.finish()?,
+            Sink::Janus(janus) => janus.finish()?,
+            Sink::Dump(dump) => dump.finish()?,
+        }
+        Ok(self.files.written)
+    }
+}
+
+/// Exports every track of a recording into a directory.
+pub struct Exporter {
+    directory: PathBuf,
+    format: Format,
+    /// Which recording, and where it begins; known from the first window on.
+    recording: Option<(RecordingId, RoomTime)>,
+    tracks: BTreeMap<TrackKey, Track>,
+    clocks: BTreeMap<(SfuId, PeerId), ParticipantClock>,
+    orphans: Vec<(TrackKey, Packet)>,
+    /// How many tracks share a stem.
+    stems: BTreeMap<String, u32>,
+    done: Vec<ExportedFile>,
+    notes: Vec<String>,
+}
+
+impl Exporter {
+    /// Files go to `directory`, which exists; those of the same names are replaced.
+    #[must_use]
+    pub fn new(directory: &Path, format: Format) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            format,
+            recording: None,
+            tracks: BTreeMap::new(),
+            clocks: BTreeMap::new(),
+            orphans: Vec::new(),
+            stems: BTreeMap::new(),
+            done: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Takes the next window of the chain.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn push_window(&mut self, window: &Window) -> Result<(), Error> {
+        let header = &window.header;
+        let (expected, start) =
+            self.recording.get_or_insert_with(|| (header.recording.clone(), header.room_start)).clone();
+        if header.recording != expected {
+            return Err(Error::WrongRecording { found: header.recording.clone(), expected });
+        }
+        self.announce(window)?;
+        // Who has waited for one window without being announced never will be.
+        for (key, packet) in std::mem::take(&mut self.orphans) {
+            if self.tracks.contains_key(&key) {
+                self.receive(&key, packet, start)?;
+            }
+        }
+        for segment in &window.segments {
+            let Ok(batches) = window.batches(segment) else {
+                self.note(format!("window {}: the segment of track {} is damaged", header.window, segment.key.track));
+                continue;
+            };
+            for stored in batches {
+                match stored {
+                    Ok(stored) => {
+                        for packet in stored.batch.packets {
+                            self.receive(&segment.key, packet, start)?;
+                        }
+                    }
+                    Err(error) => self.note(format!("window {}: {error}", header.window)),
+                }
+            }
+        }
+        let end = match header.end {
+            Some(_) => RoomTime::from_micros(i64::MAX),
+            None => header.room_seen.offset_micros(-ALLOWANCE_US),
+        };
+        // Only now all sender reports of the window are known, those of a participant's other tracks too.
+        for (key, track) in &mut self.tracks {
+            let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
+            track.intake.place(clock);
+            track.write_before(end, start)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what still waits and ends every file; those that were written, in the order of their names, and what is to be said of
+    /// the windows.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Container`].
+    pub fn finish(mut self) -> Result<(Vec<ExportedFile>, Vec<String>), Error> {
+        if let Some((_, start)) = self.recording {
+            for (_, mut track) in self.tracks {
+                track.write_before(RoomTime::from_micros(i64::MAX), start)?;
+                self.done.extend(track.finish()?);
+            }
+        }
+        self.done.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((self.done, self.notes))
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < MAX_FILES {
+            self.notes.push(note);
+        }
+    }
+
+    fn announce(&mut self, window: &Window) -> Result<(), Error> {
+        for (key, producer) in announced(window) {
+            if self.tracks.get(&key).is_some_and(|track| track.producer == producer) || self.tracks.len() >= MAX_TRACKS
+            {
+                continue;
+            }
+            let kind = match (producer.kind, producer.is_audio) {
+                (TrackKind::Screenshare, true) => "screen-audio",
+                (TrackKind::Screenshare, false) => "screen",
+                (_, true) => "audio",
+                (_, false) => "video",
+            };
+            let mut stem = format!("{}-{kind}", producer.peer.token());
+            let count = self.stems.entry(stem.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                stem = format!("{stem}-{count}");
+            }
+            let peer = producer.peer.clone();
+            let files = Files { directory: self.directory.clone(), stem, peer, written: Vec::new() };
+            let sink = match self.format {
+                Format::Playable if producer.is_audio => Sink::Sound(Sound::default()),
+                Format::Playable => Sink::Video(Box::new(Video::new(producer.clone()))),
+                Format::Mjr => Sink::Janus(Janus::new(producer.is_audio)),
+                Format::Rtpdump => Sink::Dump(RtpDump::default()),
+            };
+            let track = Track { intake: Intake::new(producer.clone()), producer, files, sink };
+            if let Some(mut replaced) = self.tracks.insert(key, track) {
+                let start = self.recording.as_ref().map_or(RoomTime::default(), |(_, start)| *start);
+                replaced.write_before(RoomTime::from_micros(i64::MAX), start)?;
+                self.done.extend(replaced.finish()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, key: &TrackKey, packet: Packet, start: RoomTime) -> Result<(), Error> {
+        match self.tracks.get_mut(key) {
+            Some(Track { sink: Sink::Dump(dump), files, .. }) => dump.write(&packet, start, files)?,
+            Some(track) => {
+                let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
+                track.intake.receive(&packet, clock);
+            }
+            None if self.orphans.len() < MAX_ORPHANS => self.orphans.push((key.clone(), packet)),
+            None => {}
+        }
+        Ok(())
+    }
+}
