@@ -393,6 +393,7 @@ mod tests {
             start_sequence: 1,
             window_ms: 4000,
             policy: Policy::default(),
+            epoch_base: 0,
         };
         let job = RenderJob { node: None, spec, composite: None, documents: true, failures: 0 };
         revisions.iter().map(|(key, revision)| ((*key).to_owned(), (job.clone(), *revision))).collect()

@@ -286,17 +286,16 @@ impl Leader {
         self.documented.retain(|id, _| active.contains_key(id));
         let stale: Vec<_> = active
             .values()
-            .map(|active| &active.recording)
-            .filter(|recording| self.documented.get(&recording.id) != Some(recording))
-            .filter(|recording| !finishing.contains(&recording.id))
+            .filter(|active| self.documented.get(&active.recording.id) != Some(&active.recording))
+            .filter(|active| !finishing.contains(&active.recording.id))
             .collect();
         let performer = &self.performer(observed);
         let documented = &self.documented;
         let writing: Vec<BoxFuture<'_, _>> = stale
             .into_iter()
-            .map(|recording| {
-                let first = !documented.contains_key(&recording.id);
-                async move { (recording, performer.document(recording, first).await) }.boxed()
+            .map(|active| {
+                let first = !documented.contains_key(&active.recording.id);
+                async move { (&active.recording, performer.document(active, first).await) }.boxed()
             })
             .collect();
         let written: Vec<_> = stream::iter(writing).buffer_unordered(CONCURRENCY).collect().await;

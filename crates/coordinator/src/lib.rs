@@ -9,6 +9,7 @@
 //! Does not own: media, windows, renders.
 
 pub mod api;
+pub mod bucket;
 pub mod config;
 pub mod control;
 pub mod election;
@@ -20,6 +21,7 @@ pub mod observed;
 mod perform;
 pub mod plan;
 mod reader;
+pub mod rebuild;
 pub mod request;
 pub mod rooms;
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use roomreel_shared::cluster;
+use roomreel_shared::cluster::{self, ActiveRecording, UnfinishedDocument};
 use roomreel_shared::id::{RecordingId, TenantId};
 use roomreel_shared::key::{self, Key, RecordingKeys};
 use roomreel_shared::ports::{Change, Compare, CoordinationError, ObjectStore, Outcome, Ports, StoreError};
@@ -145,7 +145,8 @@ impl Performer<'_> {
     }
 
     /// Brings the bucket's documents of a recording that is not final up to date.
-    pub async fn document(&self, recording: &Recording, first: bool) -> Result<(), Error> {
+    pub async fn document(&self, active: &ActiveRecording, first: bool) -> Result<(), Error> {
+        let recording = &active.recording;
         let store = &*self.ports.store;
         let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
         if first {
@@ -154,7 +155,8 @@ impl Performer<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.bounded(store.put(&keys.recording_json(), to_json(recording))).await??;
+        let document = UnfinishedDocument { recording: recording.clone(), fold: Some(active.spec.clone()) };
+        self.bounded(store.put(&keys.recording_json(), to_json(&document))).await??;
         Ok(())
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use roomreel_backends::memory::faults::{Fault, Faults, Operation};
 use roomreel_backends::memory::{MemoryCoordination, MemoryLog, MemoryStore};
-use roomreel_shared::cluster::{self, ActiveRecording, Assignment, Node, Progress, RenderJob, RenderProgress, Role};
+use roomreel_shared::cluster::{
+    self, ActiveRecording, Assignment, FoldSpec, Node, Progress, RenderJob, RenderProgress, Role,
+};
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::RecordingId;
 use roomreel_shared::key::RecordingKeys;
@@ -18,11 +20,13 @@ use roomreel_shared::ports::{
 };
 use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::subject::{self, Shard};
+use roomreel_shared::window::{self, Header};
 use roomreel_shared::wire;
 use tokio::time::{Instant, sleep};
 
 use crate::observed::{Observed, json};
 use crate::perform::{index_key, to_json};
+use crate::rebuild::{self, Restored};
 use crate::testing::{auto, id, new_entry, producer_created, room_closed, room_created};
 use crate::{Coordinator, CoordinatorConfig, CoordinatorHandle};
 
@@ -44,11 +48,49 @@ impl World {
             coordination: MemoryCoordination::new(),
             event_no: 0,
         };
+        world.register_nodes().await;
+        world
+    }
+
+    async fn register_nodes(&self) {
         for (role, name) in [(Role::Ingest, "i0"), (Role::Ingest, "i1"), (Role::Compositor, "c0")] {
             let node = Node { id: id(name), role, capacity: 9, load: 0, draining: false, version: String::new() };
-            world.put(cluster::node_key(role, &node.id), &node).await;
+            self.put(cluster::node_key(role, &node.id), &node).await;
         }
-        world
+    }
+
+    /// Everything in the coordination store is lost, and its revisions begin anew; the nodes come back.
+    async fn lose_coordination(&mut self) {
+        self.coordination = MemoryCoordination::new();
+        self.register_nodes().await;
+    }
+
+    /// Puts window 0 into the bucket, written under `epoch`.
+    async fn window(&self, recording: &Recording, epoch: u64) {
+        let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+        let header = Header {
+            tenant: recording.tenant.clone(),
+            room: recording.room.clone(),
+            recording: recording.id.clone(),
+            window: 0,
+            epoch,
+            nonce: 1,
+            previous: None,
+            log_span: Default::default(),
+            room_start: Default::default(),
+            room_seen: Default::default(),
+            window_duration_us: 4_000_000,
+            gaps: Vec::new(),
+            carry_over: wire::CarryOver { log_sequence: 5, ..Default::default() },
+            end: None,
+            trace_parent: None,
+        };
+        self.store.create(&keys.window(0), window::encode(&header, &[], &[])).await.expect("the store is up");
+    }
+
+    async fn assignment(&self, recording: &RecordingId) -> Option<(Assignment, u64)> {
+        let record = self.coordination.get(&cluster::assignment_key(recording)).await.expect("up")?;
+        Some((json(&record).expect("well formed"), record.mod_revision))
     }
 
     pub fn ports(&self) -> Ports {
@@ -441,4 +483,67 @@ async fn a_fold_moves_when_its_nodes_lease_is_gone() {
     assert!(moved.1 > epoch, "the epoch rises");
     assert!(lost.elapsed() <= Duration::from_secs(3), "{:?}", lost.elapsed());
     coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_store_held_is_rebuilt_from_the_bucket() {
+    let (mut world, first, recording) = World::recording().await;
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    world.window(&recording, 7000).await;
+    let spec = world.recordings().await.remove(0).spec;
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    until("the bucket says so", async || {
+        let document: Recording =
+            serde_json::from_slice(&world.store.get(&keys.recording_json()).await.ok()?).expect("a recording");
+        (document.state == State::Active).then_some(())
+    })
+    .await;
+    first.kill();
+    world.lose_coordination().await;
+
+    let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
+    assert_eq!((found.recordings, found.unfinished.len(), found.unclear.len()), (1, 1, 0));
+    let lost = &found.unfinished[0];
+    assert_eq!((lost.epoch, lost.windows), (7000, 1));
+    assert_eq!(rebuild::preview(&world.coordination, lost).await.expect("up"), Restored::Created);
+    assert!(world.recordings().await.is_empty(), "nothing was written yet");
+    assert_eq!(rebuild::apply(&world.coordination, lost).await.expect("up"), Restored::Created);
+    assert_eq!(rebuild::apply(&world.coordination, lost).await.expect("up"), Restored::Kept);
+    let restored = world.recordings().await.remove(0);
+    assert_eq!(restored.spec, FoldSpec { epoch_base: 7000, ..spec });
+
+    let second = world.coordinator("b").await;
+    let (assignment, revision) = until("it is assigned", async || world.assignment(&recording.id).await).await;
+    assert!(assignment.spec.epoch_base + revision > 7000, "I7: the epoch rises");
+    let finished = world.complete(&recording.id).await;
+    assert_eq!((finished.id, finished.state), (recording.id, State::Complete));
+    let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
+    assert_eq!((found.recordings, found.unfinished.len()), (1, 0), "what is finished stays finished");
+    second.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_that_was_started_anew_gets_epochs_above_its_windows() {
+    let (mut world, first, recording) = World::recording().await;
+    world.window(&recording, 7000).await;
+    until("the bucket says so", async || {
+        let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+        world.store.get(&keys.recording_json()).await.ok()
+    })
+    .await;
+    first.kill();
+    world.lose_coordination().await;
+    // The room's policy starts the same recording again before anybody rebuilds it.
+    let second = world.coordinator("b").await;
+    let (stuck, _) = until("it is assigned", async || world.assignment(&recording.id).await).await;
+    assert_eq!(stuck.spec.epoch_base, 0);
+    let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
+    assert_eq!(rebuild::apply(&world.coordination, &found.unfinished[0]).await.expect("up"), Restored::Raised);
+    let raised = until("it is assigned anew", async || {
+        world.assignment(&recording.id).await.filter(|(assignment, _)| assignment.spec.epoch_base == 7000)
+    });
+    raised.await;
+    assert_eq!(rebuild::apply(&world.coordination, &found.unfinished[0]).await.expect("up"), Restored::Kept);
+    second.drain().await;
 }

@@ -329,7 +329,7 @@ impl NodeState {
                 config: config.fold,
                 budget: Budget::new(config.room_bytes, self.budget.clone()),
                 spec,
-                epoch,
+                revision: epoch,
                 metrics: self.metrics.clone(),
                 load: self.shared.load.clone(),
             };

@@ -60,6 +60,7 @@ pub(crate) fn spec() -> FoldSpec {
         start_sequence: 1,
         window_ms: 1000,
         policy: Policy::default(),
+        epoch_base: 0,
     }
 }
 

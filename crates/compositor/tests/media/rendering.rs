@@ -57,6 +57,7 @@ impl World {
             start_sequence: 1,
             window_ms: WINDOW_MS,
             policy: Policy::default(),
+            epoch_base: 0,
         };
         let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
         Self { ports, store, script, fold, keys, composite: spec() }

@@ -69,6 +69,7 @@ fn start(start: Start<'_>, world: &World<'_>, limits: &Limits) -> Action {
         window_ms: u64::try_from(limits.window.as_millis()).unwrap_or(u64::MAX),
         // The fold begins to read at the session's first event, and meets every later policy in the log.
         policy: room.initial_policy.clone(),
+        epoch_base: 0,
     };
     Action::Start(Box::new(ActiveRecording { recording, spec, stopping: false }))
 }

@@ -40,8 +40,8 @@ pub(crate) struct RoomArguments {
     pub(crate) config: FoldConfig,
     pub(crate) budget: Budget,
     pub(crate) spec: FoldSpec,
-    /// Revision of the assignment.
-    pub(crate) epoch: u64,
+    /// Of the assignment.
+    pub(crate) revision: u64,
     pub(crate) metrics: Arc<Metrics>,
     /// Bytes folded by all rooms of the node.
     pub(crate) load: Arc<AtomicU64>,
@@ -77,8 +77,8 @@ struct Folding {
     open_bytes: u64,
     /// What the window holds that is being committed.
     committing: Option<(Option<Paid>, AbortOnDropHandle<()>)>,
-    /// A window that waits for the one before it.
-    sealed: Option<(Box<SealedWindow>, Option<Paid>)>,
+    /// Windows that wait for the one before them: the entry that ends one window may end the recording as well.
+    sealed: VecDeque<(Box<SealedWindow>, Option<Paid>)>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -136,9 +136,10 @@ impl Actor for RoomActor {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let RoomArguments { ports, node, config, budget, spec, epoch, metrics, load } = arguments;
+        let RoomArguments { ports, node, config, budget, spec, revision, metrics, load } = arguments;
+        let epoch = spec.epoch_base.saturating_add(revision);
         metrics.rooms.add(1, &[]);
-        let herald = Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), epoch, myself.clone());
+        let herald = Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), revision, myself.clone());
         let mut state = RoomState {
             keys: RecordingKeys::new(&spec.tenant, &spec.room, &spec.recording),
             ports,
@@ -292,7 +293,7 @@ impl RoomState {
             open: None,
             open_bytes: 0,
             committing: None,
-            sealed: None,
+            sealed: VecDeque::new(),
             _reader: AbortOnDropHandle::new(tokio::spawn(reading)),
         });
         self.announce(true);
@@ -303,7 +304,7 @@ impl RoomState {
     /// Feeds what may be fed now.
     async fn pump(&mut self, myself: &ActorRef<RoomMessage>) -> Result<(), ActorProcessingErr> {
         while let Some(folding) = &mut self.folding {
-            if folding.fold.is_waiting() || folding.sealed.is_some() {
+            if folding.fold.is_waiting() || !folding.sealed.is_empty() {
                 return Ok(());
             }
             let Some((entry, paid)) = folding.inbox.pop_front() else { return Ok(()) };
@@ -466,7 +467,7 @@ impl RoomState {
         folding.open_bytes = 0;
         let paid = folding.open.take();
         if folding.committing.is_some() {
-            folding.sealed = Some((window, paid));
+            folding.sealed.push_back((window, paid));
         } else {
             self.begin_commit(myself, window, paid);
         }
@@ -515,7 +516,7 @@ impl RoomState {
         self.report();
         let Some(folding) = &mut self.folding else { return Ok(()) };
         folding.committing = None;
-        if let Some((window, paid)) = folding.sealed.take() {
+        if let Some((window, paid)) = folding.sealed.pop_front() {
             self.begin_commit(myself, window, paid);
         }
         self.pump(myself).await?;
@@ -554,7 +555,7 @@ impl RoomState {
             return Ok(());
         }
         if let Some(folding) = &mut self.folding {
-            if folding.fold.is_waiting() || folding.committing.is_some() || folding.sealed.is_some() {
+            if folding.fold.is_waiting() || folding.committing.is_some() || !folding.sealed.is_empty() {
                 return Ok(());
             }
             let mut outputs = Vec::new();

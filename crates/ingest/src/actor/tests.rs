@@ -71,7 +71,11 @@ impl Rig {
 
     /// Gives the recording to a node; answers the epoch.
     async fn assign(&self, node: &str) -> u64 {
-        let assignment = Assignment { node: node_id(node), spec: spec() };
+        self.assign_as(node, spec()).await
+    }
+
+    async fn assign_as(&self, node: &str, spec: FoldSpec) -> u64 {
+        let assignment = Assignment { node: node_id(node), spec };
         let value = serde_json::to_vec(&assignment).expect("plain");
         let change = Change::Put(cluster::assignment_key(&recording()), value.into(), None);
         match self.coordination.transact(Vec::new(), vec![change]).await {
@@ -241,6 +245,27 @@ async fn a_replaced_owner_commits_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn epochs_rise_when_revisions_have_begun_anew() {
+    let mut rig = Rig::new();
+    let log = talk();
+    rig.store.create(&keys().window(0), first_window(&log.entries, 5000)).await.expect("created");
+    rig.append(&log.entries).await;
+    rig.assign("a").await;
+    let fenced = rig.start("a", |_| {}).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.windows().await.len(), 1, "I7");
+    fenced.shutdown_now().await;
+    rig.coordination = MemoryCoordination::new();
+    let revision = rig.assign_as("a", FoldSpec { epoch_base: 5000, ..spec() }).await;
+    let node = rig.start("a", |_| {}).await;
+    rig.until_finished().await;
+    let epochs: Vec<u64> = rig.windows().await.iter().map(|window| window.header.epoch).collect();
+    assert_eq!((epochs[0], epochs[1]), (5000, 5000 + revision));
+    rig.assert_recorded(30).await;
+    node.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_leaves_without_a_hole_and_another_goes_on() {
     let rig = Rig::new();
     let log = talk();
@@ -323,7 +348,7 @@ async fn a_track_that_fails_begins_its_window_again_alone() {
         config: FoldConfig::default(),
         budget: Budget::new(1 << 20, node_budget(1 << 20)),
         spec: FoldSpec { ..spec() },
-        epoch: rig.assign("a").await,
+        revision: rig.assign("a").await,
         metrics: Arc::new(Metrics::new()),
         load: Arc::new(AtomicU64::new(0)),
     };
