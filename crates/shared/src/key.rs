@@ -114,7 +114,9 @@ impl RecordingKeys {
     /// The number of a window from its key.
     #[must_use]
     pub fn window_number(&self, key: &Key) -> Option<u64> {
-        key.as_str().strip_prefix(&self.windows_prefix())?.strip_suffix(".win")?.parse().ok()
+        let number = key.as_str().strip_prefix(&self.windows_prefix())?.strip_suffix(".win")?.parse().ok()?;
+        // One spelling: `7.win` is not window 7.
+        (self.window(number) == *key).then_some(number)
     }
 
     /// State and reason of the recording.
@@ -174,7 +176,9 @@ impl RecordingKeys {
     /// The number of a slice from its key.
     #[must_use]
     pub fn slice_number(&self, composite: &CompositeId, key: &Key) -> Option<u64> {
-        key.as_str().strip_prefix(&self.composite_prefix(composite))?.strip_suffix(".m4s")?.parse().ok()
+        let number =
+            key.as_str().strip_prefix(&self.composite_prefix(composite))?.strip_suffix(".m4s")?.parse().ok()?;
+        (self.slice(composite, number) == *key).then_some(number)
     }
 
     /// The HLS playlist, growing while the room talks.
@@ -258,6 +262,11 @@ mod tests {
         let grid = CompositeId::new("grid").expect("valid");
         assert_eq!(keys.slice_number(&grid, &keys.slice(&grid, 12)), Some(12));
         assert_eq!(keys.slice_number(&grid, &keys.init(&grid)), None);
+        for other in ["7", "+0000007", "000000007"] {
+            assert_eq!(keys.window_number(&Key(format!("{}{other}.win", keys.windows_prefix()))), None, "{other}");
+            assert_eq!(keys.slice_number(&grid, &keys.composite_file(&grid, &format!("{other}.m4s"))), None, "{other}");
+        }
+        assert_eq!(keys.window_number(&keys.window(u64::MAX)), Some(u64::MAX));
         let name = RecordingName::of(keys.prefix()).expect("ours");
         assert_eq!((name.keys(), RecordingName::of(keys.window(7).as_str())), (keys.clone(), Some(name)));
         for other in ["", "index/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"] {

@@ -41,11 +41,13 @@ impl ExtendedSequenceNumber {
         Self(0x1_0000 + u64::from(sequence.0))
     }
 
-    /// Of a packet with `sequence`, taken to be within 32,768 packets of this one.
+    /// Of a packet with `sequence`, taken to be within 32,768 packets of this one. Where there is no such number, at the ends
+    /// of the range, it is the one of the same cycle: what stands for two packets is never one number.
     #[must_use]
     pub fn extend(self, sequence: SequenceNumber) -> Self {
         let delta = sequence.0.wrapping_sub(self.0 as u16).cast_signed();
-        Self(self.0.saturating_add_signed(i64::from(delta)))
+        let same_cycle = (self.0 & !0xffff) | u64::from(sequence.0);
+        Self(self.0.checked_add_signed(i64::from(delta)).unwrap_or(same_cycle))
     }
 
     /// The 16 bits on the wire.
@@ -279,6 +281,17 @@ mod tests {
                 true_number = (true_number + step).max(0);
                 extended = extended.extend(SequenceNumber(true_number as u16));
                 prop_assert_eq!(extended.0, true_number.unsigned_abs());
+            }
+        }
+
+        #[test]
+        fn an_extended_number_is_of_its_packet(numbers in proptest::collection::vec(any::<u16>(), 1..40)) {
+            for start in [0, 0x1_0000, u64::MAX] {
+                let mut extended = ExtendedSequenceNumber(start);
+                for &number in &numbers {
+                    extended = extended.extend(SequenceNumber(number));
+                    prop_assert_eq!(extended.sequence(), SequenceNumber(number));
+                }
             }
         }
 

@@ -187,7 +187,10 @@ impl Address {
         let rest = subject.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(".s")).ok_or_else(shape)?;
         let mut tokens = rest.split('.');
         let mut next = || tokens.next().ok_or_else(shape);
-        let shard = Shard(next()?.parse().map_err(|_| shape())?);
+        let number = next()?;
+        // One spelling: neither `01` nor `+1` names the stream `s1`.
+        let shard = number.parse().ok().filter(|shard: &u32| shard.to_string() == number);
+        let shard = Shard(shard.ok_or_else(shape)?);
         let tenant = TenantId::from_token(next()?).map_err(id)?;
         let writer = match next()? {
             CONTROL => Writer::Control,
@@ -304,6 +307,8 @@ mod tests {
     #[test]
     fn foreign_subjects_are_refused() {
         for subject in [
+            "roomreel.v1.s01.acme.sfu.room.event",
+            "roomreel.v1.s+1.acme.sfu.room.event",
             "roomreel.v1.s2.acme.sfu.room.media.*",
             "roomreel.v1.s2.acme.sfu.room.media",
             "roomreel.v1.s2.acme.sfu.room.event.more",
