@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fmt lint docs scripts helm check
+.PHONY: fuzz help setup setup-test build demo up down test chaos fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ test: setup-test build ## every test, the end-to-end ones against real servers t
 
 chaos: setup-test build ## every fault of docs/chaos.md on real servers and processes, the long ones too
 	cargo test --package roomreel-tests --test chaos -- --include-ignored --test-threads 4
+
+TARGET = batch
+SECONDS = 60
+fuzz: ## fuzz one TARGET of fuzz/fuzz_targets for SECONDS; needs a nightly toolchain and cargo-fuzz
+	mkdir -p fuzz/corpus/$(TARGET) && cd fuzz && cargo +nightly fuzz run $(TARGET) corpus/$(TARGET) seeds/$(TARGET) -- -max_total_time=$(SECONDS) -timeout=10
 
 fmt: ## format all sources
 	cargo fmt --all

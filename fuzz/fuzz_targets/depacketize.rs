@@ -18,7 +18,7 @@ fn packets(input: &[u8]) -> impl Iterator<Item = MediaPacket> {
             [step, flags, payload @ ..] => (step.cast_signed(), *flags, payload),
             _ => (1, 0, piece),
         };
-        let jump = if flags & 4 != 0 { 4000 } else { 1 };
+        let jump = if flags & 4 != 0 { 200 } else { 1 };
         sequence = sequence.wrapping_add_signed(i16::from(step) * jump);
         timestamp = timestamp.wrapping_add(u32::from(flags >> 3) * 300);
         MediaPacket {
