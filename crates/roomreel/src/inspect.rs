@@ -11,17 +11,14 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
 use roomreel_shared::event::EventKind;
-use roomreel_shared::ports::ObjectStore;
 use roomreel_shared::window::{AcceptedReason, Gap, Hash, Missing, TrackKey, Window};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::output;
+use crate::recording_files::RecordingFiles;
 use crate::settings::StoreArgs;
-
-/// Windows that are fetched ahead of the one being read.
-const FETCH_AHEAD: usize = 4;
 
 /// Arguments of `roomreel inspect`.
 #[derive(Debug, Args)]
@@ -114,55 +111,19 @@ struct GapReport {
 /// If there is nothing to inspect, or it cannot be read at all.
 pub async fn run(args: &InspectArgs) -> anyhow::Result<bool> {
     let mut summary = Summary::default();
-    let path = Path::new(&args.target);
-    if args.store.is_given() {
-        let store = args.store.open().await?;
-        inspect_prefix(&mut summary, &*store, &args.target).await?;
-    } else if path.is_dir() {
-        for file in window_files(path)? {
-            let name = file.display().to_string();
-            summary.add(&name, std::fs::read(&file).with_context(|| format!("read {name}"))?.into());
+    if args.store.is_given() || Path::new(&args.target).is_dir() {
+        let mut windows = RecordingFiles::open(&args.target, &args.store).await?.windows().await?;
+        while let Some((key, object)) = windows.next().await {
+            summary.add(key.as_str(), object.with_context(|| format!("read {key}"))?);
         }
     } else {
-        let object = std::fs::read(path)
+        let object = std::fs::read(&args.target)
             .with_context(|| format!("read {}; for a recording in a bucket give --store as well", args.target))?;
         summary.add(&args.target, object.into());
     }
     let report = summary.finish()?;
     output::print(if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { text(&report) })?;
     Ok(report.problems.is_empty())
-}
-
-fn window_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let windows = directory.join("windows");
-    let directory = if windows.is_dir() { &windows } else { directory };
-    let mut files = std::fs::read_dir(directory)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
-        .with_context(|| format!("list {}", directory.display()))?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "win"));
-    files.sort();
-    if files.is_empty() {
-        bail!("there is no window object (*.win) in {}; give the directory of a recording", directory.display());
-    }
-    Ok(files)
-}
-
-async fn inspect_prefix(summary: &mut Summary, store: &dyn ObjectStore, prefix: &str) -> anyhow::Result<()> {
-    let prefix = format!("{}/windows/", prefix.trim_end_matches('/').trim_end_matches("/windows"));
-    let mut listed = store.list(&prefix).await.context("list the windows")?;
-    listed.retain(|object| object.key.as_str().ends_with(".win"));
-    if listed.is_empty() {
-        bail!(
-            "there is no window object below {prefix}; give the prefix of a recording, as recording.json stands in it"
-        );
-    }
-    let mut objects = futures::stream::iter(listed)
-        .map(|object| async move { (store.get(&object.key).await, object.key) })
-        .buffered(FETCH_AHEAD);
-    while let Some((object, key)) = objects.next().await {
-        summary.add(key.as_str(), object.with_context(|| format!("read {key}"))?);
-    }
-    Ok(())
 }
 
 /// The report while windows are being read; keeps counts, not media.

@@ -13,6 +13,8 @@ mod inspect;
 mod output;
 mod outside;
 mod publish;
+mod recording_export;
+mod recording_files;
 mod roles;
 mod settings;
 mod shutdown;
@@ -71,6 +73,8 @@ enum Command {
     Token(api::TokenArgs),
     /// Show what is in a window object or in all windows of a recording.
     Inspect(Box<inspect::InspectArgs>),
+    /// Write each track of a recording to a file of its own, playable or as packets.
+    Export(Box<recording_export::ExportArgs>),
     /// Record a room from beginning to end in this process and show what came of it.
     Demo(Box<demo::DemoArgs>),
 }
@@ -131,6 +135,7 @@ fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Status(args) => client::status(&args),
         Command::Token(args) => api::token(&args).map(|()| true),
         Command::Inspect(args) => on_runtime(inspect::run(&args)),
+        Command::Export(args) => on_runtime(recording_export::run(&args)),
         Command::Publish(args) => on_runtime(publish::run(&args)).map(|()| true),
         Command::Ingest(args) => on_runtime(roles::ingest(&args)).map(|()| true),
         Command::Coordinator(args) => on_runtime(roles::coordinator(&args)).map(|()| true),

@@ -58,6 +58,7 @@ fn help_names_every_command() {
             "status",
             "token",
             "inspect",
+            "export",
             "demo",
             "help"
         ]

@@ -1,0 +1,73 @@
+//! The objects of one recording, from a bucket or a directory.
+//!
+//! Owns how a user names a recording. Does not own what is done with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use roomreel_shared::key::Key;
+use roomreel_shared::ports::{Listed, ObjectStore, StoreError};
+
+use crate::outside;
+use crate::settings::StoreArgs;
+
+/// Windows that are fetched ahead of the one being read.
+const FETCH_AHEAD: usize = 4;
+
+/// Where a recording's objects are.
+pub struct RecordingFiles {
+    /// The bucket, or the recording's directory.
+    store: Arc<dyn ObjectStore>,
+    /// What the keys of windows begin with.
+    windows: String,
+    target: String,
+}
+
+impl RecordingFiles {
+    /// Opens `target`: a directory, or with a store that is given the prefix of a recording in it.
+    ///
+    /// # Errors
+    /// If there is no such directory, or no such store.
+    pub async fn open(target: &str, store: &StoreArgs) -> anyhow::Result<Self> {
+        let target = target.trim_end_matches('/');
+        let target = target.strip_suffix("/windows").unwrap_or(target).to_owned();
+        if store.is_given() {
+            return Ok(Self { store: store.open().await?, windows: format!("{target}/windows/"), target });
+        }
+        let path = Path::new(&target);
+        if !path.is_dir() {
+            bail!("there is no directory {target}; for a recording in a bucket give --store as well");
+        }
+        // Windows that were copied somewhere need no more than a directory.
+        let windows = if path.join("windows").is_dir() { "windows/" } else { "" };
+        Ok(Self { store: outside::directory(path).await?, windows: windows.to_owned(), target })
+    }
+
+    /// The window objects that there are, in order, each with its key.
+    ///
+    /// # Errors
+    /// If there are none, or they cannot be listed.
+    pub async fn windows(&self) -> anyhow::Result<BoxStream<'static, (Key, Result<Bytes, StoreError>)>> {
+        let mut listed = self.store.list(&self.windows).await.context("list the windows")?;
+        listed.retain(|object| object.key.as_str().ends_with(".win"));
+        if listed.is_empty() {
+            bail!(
+                "there is no window object (*.win) in {}; give the directory or the prefix of a recording",
+                self.target
+            );
+        }
+        let store = self.store.clone();
+        let fetch = move |object: Listed| {
+            let store = store.clone();
+            async move {
+                let body = store.get(&object.key).await;
+                (object.key, body)
+            }
+        };
+        Ok(futures::stream::iter(listed).map(fetch).buffered(FETCH_AHEAD).boxed())
+    }
+}
