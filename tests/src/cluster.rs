@@ -1,6 +1,7 @@
 //! NATS, etcd and S3 together, as a cluster of services has them.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use roomreel_backends::etcd::{Etcd, EtcdConfig};
@@ -10,10 +11,15 @@ use roomreel_shared::ports::Ports;
 
 use crate::servers::{EtcdServer, NatsServer, S3Server};
 
+/// How long a cluster of NATS may take to elect leaders for its streams.
+const ELECTION_LIMIT: Duration = Duration::from_secs(30);
+
 /// The three servers, stopped when dropped. Their fields give access to addresses and to faults.
 pub struct TestCluster {
     /// The log and the bus.
     pub nats: NatsServer,
+    /// Further servers of the log, if it is replicated; `nats-0` is [`TestCluster::nats`], these are `nats-1` and so on.
+    pub nats_peers: Vec<NatsServer>,
     /// The coordination store.
     pub etcd: EtcdServer,
     /// The bucket.
@@ -27,16 +33,44 @@ impl TestCluster {
     /// A server that is not installed or does not come up.
     pub async fn start() -> Result<Self> {
         let (nats, etcd, s3) = futures::try_join!(NatsServer::start(), EtcdServer::start(), S3Server::start())?;
-        let cluster = Self { nats, etcd, s3 };
-        let log = Nats::connect(cluster.nats_config()).await?;
-        log.ensure_streams().await.context("create the streams")?;
+        let cluster = Self { nats, nats_peers: Vec::new(), etcd, s3 };
+        cluster.ensure_streams().await.context("create the streams")?;
         Ok(cluster)
+    }
+
+    /// The same with a log on three servers.
+    ///
+    /// # Errors
+    /// As [`TestCluster::start`].
+    pub async fn start_replicated() -> Result<Self> {
+        let (nats, etcd, s3) =
+            futures::try_join!(NatsServer::start_cluster(3), EtcdServer::start(), S3Server::start())?;
+        let mut servers = nats.into_iter();
+        let nats = servers.next().context("there are three")?;
+        let cluster = Self { nats, nats_peers: servers.collect(), etcd, s3 };
+        let deadline = Instant::now() + ELECTION_LIMIT;
+        while let Err(error) = cluster.ensure_streams().await {
+            if Instant::now() > deadline {
+                return Err(error.context("create the streams"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(cluster)
+    }
+
+    async fn ensure_streams(&self) -> Result<()> {
+        Ok(Nats::connect(self.nats_config()).await?.ensure_streams().await?)
     }
 
     /// How to reach NATS: 4 shards of 256 MiB.
     #[must_use]
     pub fn nats_config(&self) -> NatsConfig {
-        NatsConfig { max_bytes_per_shard: 256 * 1024 * 1024, ..NatsConfig::new(self.nats.url()) }
+        let servers: Vec<String> = [&self.nats].into_iter().chain(&self.nats_peers).map(NatsServer::url).collect();
+        NatsConfig {
+            max_bytes_per_shard: 256 * 1024 * 1024,
+            replicas: servers.len(),
+            ..NatsConfig::new(servers.join(","))
+        }
     }
 
     /// How to reach etcd.

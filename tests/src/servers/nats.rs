@@ -57,6 +57,22 @@ impl NatsServer {
         Ok(server)
     }
 
+    /// Starts servers that replicate streams among each other. They greet before they have elected a leader.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_cluster(count: usize) -> Result<Vec<Self>> {
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect::<Result<_>>()?;
+        let routes: Vec<String> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let routes = routes.join(", ");
+        let mut servers = Vec::new();
+        for (number, port) in ports.iter().enumerate() {
+            let cluster = format!("name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}]");
+            servers.push(Self::start_with(&format!("server_name: \"nats-{number}\"\ncluster {{ {cluster} }}")).await?);
+        }
+        Ok(servers)
+    }
+
     /// A copy of what it has stored so far, taken at one instant.
     ///
     /// # Errors

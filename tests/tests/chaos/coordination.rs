@@ -129,3 +129,21 @@ async fn all_killed() -> Result<()> {
     let outcome = Outcome::complete(&stage, played).await?;
     outcome.print("all_killed", &format!("{} owners", outcome.owners()))
 }
+
+/// Two processes of every role, each asked to leave (SIGTERM) and started again, one after the other.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes longer: make chaos"]
+async fn rolling_restart() -> Result<()> {
+    let mut stage = Stage::with("rolling_restart", WINDOW, [2, 2, 2]).await?;
+    let played = stage.play("rolled", 40)?;
+    played.commits.reach(2).await?;
+    for node in stage.nodes.values_mut() {
+        node.stop().await?;
+        node.restart().await?;
+        tokio::time::sleep(WINDOW).await;
+    }
+    let outcome = Outcome::complete(&stage, played).await?;
+    outcome.print("rolling_restart", &format!("{} owners", outcome.owners()))?;
+    ensure!(outcome.silence() < 3 * WINDOW, "the room felt it: {:?}", outcome.silence());
+    Ok(())
+}

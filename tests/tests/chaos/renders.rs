@@ -28,3 +28,18 @@ async fn compositor_killed() -> Result<()> {
     );
     outcome.print("compositor_killed", "every slice was written once and the joined file decodes without a warning")
 }
+
+/// The one that was paused comes back while another renders.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes longer: make chaos"]
+async fn compositor_paused() -> Result<()> {
+    let mut stage = Stage::with("compositor_paused", WINDOW, [1, 1, 2]).await?;
+    let played = stage.play("rendered-twice", 26)?;
+    played.commits.reach(4).await?;
+    let owner = stage.rendering().await?;
+    stage.node(owner.as_str())?.pause()?;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    stage.node(owner.as_str())?.resume()?;
+    let outcome = Outcome::complete(&stage, played).await?;
+    outcome.print("compositor_paused", "every slice was written once")
+}

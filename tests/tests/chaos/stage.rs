@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use roomreel_backends::nats::NatsConfig;
 use roomreel_sfu::publisher::Publisher;
 use roomreel_sfu::source::{self, Source, SourceItem};
 use roomreel_sfu::synthetic::{Network, SyntheticRoom, SyntheticSpec};
@@ -43,34 +44,39 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts the three servers. Logs of processes go to the build directory's `tmp/chaos/{name}`.
-    pub async fn start(name: &str, window: Duration) -> Result<Self> {
+    /// On servers that run. Logs of processes go to the build directory's `tmp/chaos/{name}`.
+    pub async fn on(cluster: TestCluster, name: &str, window: Duration) -> Result<Self> {
         let logs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos").join(name);
         if logs.exists() {
             std::fs::remove_dir_all(&logs)?;
         }
         std::fs::create_dir_all(&logs)?;
-        let cluster = TestCluster::start().await?;
         let ports = cluster.ports().await?;
         let bucket = cluster.s3.directory().context("chaos needs the S3 server of this process")?;
         Ok(Self { cluster, ports, nodes: BTreeMap::new(), logs, bucket, window })
     }
 
-    /// A cluster of so many ingest, coordinator and compositor processes.
+    /// The three servers, and so many ingest, coordinator and compositor processes.
     pub async fn with(name: &str, window: Duration, counts: [usize; 3]) -> Result<Self> {
-        let mut stage = Self::start(name, window).await?;
+        let mut stage = Self::on(TestCluster::start().await?, name, window).await?;
+        stage.populate(counts).await?;
+        Ok(stage)
+    }
+
+    /// Starts so many ingest, coordinator and compositor processes.
+    pub async fn populate(&mut self, counts: [usize; 3]) -> Result<()> {
         for (role, count) in ["ingest", "coordinator", "compositor"].into_iter().zip(counts) {
             for number in 1..=count {
-                stage.add(role, &format!("{role}-{number}"), &stage.routes(), &[]).await?;
+                self.add(role, &format!("{role}-{number}"), &self.routes(), &[]).await?;
             }
         }
-        Ok(stage)
+        Ok(())
     }
 
     /// Straight to the servers.
     pub fn routes(&self) -> Routes {
         let s3 = self.cluster.s3_config().endpoint.unwrap_or_default();
-        Routes { nats: self.cluster.nats.url(), etcd: self.cluster.etcd.url(), s3 }
+        Routes { nats: self.cluster.nats_config().url, etcd: self.cluster.etcd.url(), s3 }
     }
 
     /// Starts a process.
@@ -97,8 +103,13 @@ impl Stage {
     }
 
     fn log_settings(&self, routes: &Routes) -> Vec<String> {
-        let bytes = self.cluster.nats_config().max_bytes_per_shard;
-        vec![format!("--nats-url={}", routes.nats), format!("--log-max-bytes={bytes}"), format!("--shards={SHARDS}")]
+        let NatsConfig { max_bytes_per_shard: bytes, replicas, .. } = self.cluster.nats_config();
+        vec![
+            format!("--nats-url={}", routes.nats),
+            format!("--nats-replicas={replicas}"),
+            format!("--log-max-bytes={bytes}"),
+            format!("--shards={SHARDS}"),
+        ]
     }
 
     /// A `roomreel publish` process.
@@ -116,7 +127,12 @@ impl Stage {
 
     /// Begins to play a small room of this length, recorded by its policy.
     pub fn play(&self, id: &str, seconds: u64) -> Result<Played> {
-        Played::begin(&self.ports, id, seconds, &self.bucket)
+        Played::begin(&self.ports, spec(id, seconds), &self.bucket)
+    }
+
+    /// Begins to play a room as it is specified.
+    pub fn play_as(&self, spec: SyntheticSpec) -> Result<Played> {
+        Played::begin(&self.ports, spec, &self.bucket)
     }
 
     /// Watches the commits of a room somebody else publishes.
@@ -199,6 +215,20 @@ impl Source for Witness {
     }
 }
 
+/// One participant with a small picture, recorded by the room's policy.
+pub fn spec(id: &str, seconds: u64) -> SyntheticSpec {
+    SyntheticSpec {
+        duration: Duration::from_secs(seconds),
+        participants: 1,
+        width: 160,
+        height: 90,
+        frame_rate: 10,
+        video_bits_per_second: 60_000,
+        network: Network { loss: 0.0, ..Network::default() },
+        ..SyntheticSpec::new(room::room(id), room::now())
+    }
+}
+
 /// A room that is being played, and the watch on its recording.
 pub struct Played {
     pub room: RoomId,
@@ -209,18 +239,8 @@ pub struct Played {
 }
 
 impl Played {
-    fn begin(ports: &Ports, id: &str, seconds: u64, bucket: &Path) -> Result<Self> {
-        let room = room::room(id);
-        let spec = SyntheticSpec {
-            duration: Duration::from_secs(seconds),
-            participants: 1,
-            width: 160,
-            height: 90,
-            frame_rate: 10,
-            video_bits_per_second: 60_000,
-            network: Network { loss: 0.0, ..Network::default() },
-            ..SyntheticSpec::new(room.clone(), room::now())
-        };
+    fn begin(ports: &Ports, spec: SyntheticSpec, bucket: &Path) -> Result<Self> {
+        let room = spec.room.clone();
         let publisher = room::publisher(ports, SHARDS);
         let accepted = Arc::<Mutex<Accepted>>::default();
         let witness = Witness { room: SyntheticRoom::new(spec)?, accepted: accepted.clone() };
