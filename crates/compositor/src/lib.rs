@@ -4,6 +4,7 @@
 //! recorded (ingest does), nor which node renders what (the coordinator does).
 
 pub mod actor;
+pub mod captions;
 pub mod decode;
 pub mod depacketize;
 pub mod documents;

@@ -73,7 +73,7 @@ enum Command {
     Token(api::TokenArgs),
     /// Show what is in a window object or in all windows of a recording.
     Inspect(Box<inspect::InspectArgs>),
-    /// Write each track of a recording to a file of its own, playable or as packets.
+    /// Write the tracks of a recording, or its captions, to files.
     Export(Box<recording_export::ExportArgs>),
     /// Record a room from beginning to end in this process and show what came of it.
     Demo(Box<demo::DemoArgs>),

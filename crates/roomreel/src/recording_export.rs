@@ -3,11 +3,12 @@
 //! Owns the command. Does not own formats, nor which packet goes where: the compositor does.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use futures::StreamExt as _;
+use roomreel_compositor::captions::Captions;
 use roomreel_compositor::export::{ExportedFile, Exporter, Format};
 use roomreel_shared::window::Window;
 use tokio::task::block_in_place;
@@ -22,6 +23,7 @@ use crate::settings::StoreArgs;
 Examples:
   roomreel export out/demo/default/rooms/demo/recordings/01kaj0… --out tracks
   roomreel export acme/rooms/standup/recordings/01kaj0… --store s3://recordings --format mjr --out tracks
+  roomreel export out/demo/default/rooms/demo/recordings/01kaj0… --what captions --out captions
 
 A recording that is not finished is exported as far as it goes. Exits with 1 if a window is damaged or missing; what can be
 read is written all the same.")]
@@ -32,6 +34,9 @@ pub struct ExportArgs {
     /// Directory for the files; it may exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// What is exported.
+    #[arg(long, value_enum, default_value_t = What::Tracks)]
+    what: What,
     /// What is made of each track.
     #[arg(long, value_enum, default_value_t = TrackFormat::Playable)]
     format: TrackFormat,
@@ -53,6 +58,15 @@ enum TrackFormat {
     Mjr,
 }
 
+/// What is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// A file, or several, of each track.
+    Tracks,
+    /// captions.vtt and captions.srt of the transcript cues.
+    Captions,
+}
+
 /// Runs the command; `false` if windows are damaged or missing.
 ///
 /// # Errors
@@ -67,6 +81,7 @@ pub async fn run(args: &ExportArgs) -> anyhow::Result<bool> {
         TrackFormat::Mjr => Format::Mjr,
     };
     let mut exporter = Exporter::new(&args.out, format);
+    let mut captions = Captions::default();
     let mut problems = Vec::new();
     let mut expected = 0;
     while let Some((key, object)) = windows.next().await {
@@ -77,27 +92,46 @@ pub async fn run(args: &ExportArgs) -> anyhow::Result<bool> {
                     problems.push(format!("{key}: it is window {}, not {expected}", window.header.window));
                 }
                 expected = window.header.window + 1;
-                block_in_place(|| exporter.push_window(&window))?;
+                match args.what {
+                    What::Tracks => block_in_place(|| exporter.push_window(&window))?,
+                    What::Captions => captions.push_window(&window),
+                }
             }
             Err(error) => problems.push(format!("{key}: {error}")),
         }
     }
-    let (files, notes) = block_in_place(|| exporter.finish())?;
-    problems.extend(notes);
-    output::print(text(&files, &problems))?;
+    let mut told = match args.what {
+        What::Tracks => {
+            let (files, notes) = block_in_place(|| exporter.finish())?;
+            problems.extend(notes);
+            text(&files)
+        }
+        What::Captions => write_captions(&captions, &args.out)?,
+    };
+    for problem in &problems {
+        writeln!(told, "problem: {problem}").expect("writing to a String cannot fail");
+    }
+    output::print(told)?;
     Ok(problems.is_empty())
 }
 
-fn text(files: &[ExportedFile], problems: &[String]) -> String {
+fn write_captions(captions: &Captions, directory: &Path) -> anyhow::Result<String> {
+    for (name, text) in [("captions.vtt", captions.webvtt()), ("captions.srt", captions.srt())] {
+        let path = directory.join(name);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    let (cues, refused) = captions.count();
+    let left_out = if refused > 0 { format!(", {refused} left out: too much text") } else { String::new() };
+    Ok(format!("{cues} cues in captions.vtt and captions.srt{left_out}\n"))
+}
+
+fn text(files: &[ExportedFile]) -> String {
     let mut out = String::new();
     let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
     line("file                                     codec      from s      to s     count".to_owned());
     for file in files {
         let (from, to) = (file.span_us.0 as f64 / 1e6, file.span_us.1 as f64 / 1e6);
         line(format!("{:<40} {:<6} {from:>10.3} {to:>9.3} {:>9}", file.name, file.codec, file.count));
-    }
-    for problem in problems {
-        line(format!("problem: {problem}"));
     }
     out
 }
