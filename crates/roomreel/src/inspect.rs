@@ -11,7 +11,8 @@ use bytes::Bytes;
 use clap::Args;
 use futures::StreamExt as _;
 use roomreel_shared::event::EventKind;
-use roomreel_shared::window::{AcceptedReason, Gap, Hash, Missing, TrackKey, Window};
+use roomreel_shared::verify::reason_name;
+use roomreel_shared::window::{Gap, Hash, Missing, TrackKey, Window};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -256,19 +257,12 @@ fn describe(gap: &Gap) -> (&'static str, u64, String) {
             ("network", count(*first, *last), format!("RTP sequence {first} to {last} of SSRC {}", ssrc.0))
         }
         Missing::Accepted { reason, batches: (first_batch, last_batch), packets: (first, last) } => {
-            let reason = match reason {
-                AcceptedReason::Publisher => "publisher",
-                AcceptedReason::Log => "log",
-                AcceptedReason::Policy => "policy",
-                AcceptedReason::Pause => "pause",
-                AcceptedReason::Damaged => "damaged",
-            };
             let packets = match last {
                 Some(last) => format!("packets {first} to {last}"),
                 None => format!("packets from {first} on"),
             };
             let known = last.map_or(0, |last| count(*first, last));
-            (reason, known, format!("batches {first_batch} to {last_batch}, {packets}"))
+            (reason_name(*reason), known, format!("batches {first_batch} to {last_batch}, {packets}"))
         }
     }
 }

@@ -13,6 +13,7 @@ mod inspect;
 mod output;
 mod outside;
 mod publish;
+mod rebuild;
 mod recording_export;
 mod recording_files;
 mod roles;
@@ -20,6 +21,7 @@ mod settings;
 mod shutdown;
 mod telemetry;
 mod trace_parent;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -75,6 +77,10 @@ enum Command {
     Inspect(Box<inspect::InspectArgs>),
     /// Write the tracks of a recording, or its captions, to files.
     Export(Box<recording_export::ExportArgs>),
+    /// Read everything of a recording again and say what is wrong with it.
+    Verify(Box<verify::VerifyArgs>),
+    /// Restore from the bucket what a lost etcd held of unfinished recordings.
+    Rebuild(Box<rebuild::RebuildArgs>),
     /// Record a room from beginning to end in this process and show what came of it.
     Demo(Box<demo::DemoArgs>),
 }
@@ -136,6 +142,8 @@ fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Token(args) => api::token(&args).map(|()| true),
         Command::Inspect(args) => on_runtime(inspect::run(&args)),
         Command::Export(args) => on_runtime(recording_export::run(&args)),
+        Command::Verify(args) => on_runtime(verify::run(&args)),
+        Command::Rebuild(args) => on_runtime(rebuild::run(&args)),
         Command::Publish(args) => on_runtime(publish::run(&args)).map(|()| true),
         Command::Ingest(args) => on_runtime(roles::ingest(&args)).map(|()| true),
         Command::Coordinator(args) => on_runtime(roles::coordinator(&args)).map(|()| true),

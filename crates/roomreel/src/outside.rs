@@ -56,7 +56,11 @@ async fn nats(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<Arc<Nats>
     Ok(Arc::new(nats))
 }
 
-async fn coordination(args: &CoordinationArgs) -> anyhow::Result<Arc<dyn Coordination>> {
+/// Connects to the coordination store alone.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn coordination(args: &CoordinationArgs) -> anyhow::Result<Arc<dyn Coordination>> {
     let config = EtcdConfig {
         user: args.etcd_user.clone(),
         password: secret("etcd_password", &args.etcd_password, &args.etcd_password_file)?,

@@ -59,6 +59,8 @@ fn help_names_every_command() {
             "token",
             "inspect",
             "export",
+            "verify",
+            "rebuild",
             "demo",
             "help"
         ]
