@@ -29,7 +29,7 @@ pub enum Error {
         /// Length of its spelling.
         chars: usize,
     },
-    /// The token is not what [`Token::encode`] makes of any id.
+    /// The token is not the spelling of any id.
     #[error("{token:?} is not an encoded id: {why}")]
     NotAToken {
         /// The offending token.
