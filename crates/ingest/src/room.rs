@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roomreel_shared::batch::{self, Incarnation, RtpBatch};
 use roomreel_shared::cluster::FoldSpec;
-use roomreel_shared::event::{self, RoomEvent};
+use roomreel_shared::event::{self, EventRef, RoomEvent};
 use roomreel_shared::id::{self, SfuId, TrackId};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
@@ -292,6 +292,8 @@ impl RoomFold {
         fold.previous = Some(last.hash());
         fold.room_start = header.room_start;
         fold.now = LogTime::from_micros(carry.log_time_us);
+        // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
+        fold.sfu_time = fold.now;
         fold.folded = carry.log_sequence;
         fold.seen = carry.seen_sequence;
         fold.from_zero = true;
@@ -561,14 +563,23 @@ impl RoomFold {
         if writer.sfu().is_some() && !again {
             self.sfu_time = self.sfu_time.max(entry.time);
         }
+        let begins = writer.sfu().is_some() && !event.kind.is_control() && self.begins_with(&event);
         let stream = (writer, event.incarnation);
         if !self.events.contains_key(&stream) {
             if self.events.len() >= MAX_EVENT_STREAMS {
                 return Err(DamagedReason::TooMany);
             }
-            // Before the recording, a writer's numbers begin where reading begins.
-            let next = if self.phase == Phase::Before { event.event_no } else { 0 };
+            // Before the recording, a writer's numbers begin where reading begins, or with the event that the recording does.
+            let next = match self.spec.from {
+                Some(from) if begins => from.event_no,
+                _ if self.phase == Phase::Before => event.event_no,
+                _ => 0,
+            };
             self.events.insert(stream.clone(), Order::new(next));
+        }
+        if begins {
+            self.from_zero = true;
+            self.begin(event.time, entry.time, outputs);
         }
         let permitted = event.kind.is_control() == (stream.0 == Writer::Control);
         let number = event.event_no;
@@ -594,6 +605,13 @@ impl RoomFold {
         }
         let writer = stream.0.sfu().map_or_else(|| THE_COORDINATOR.to_owned(), |sfu| format!("SFU {sfu}"));
         Err(DamagedReason::NotPermitted { writer })
+    }
+
+    /// Whether the recording begins here: at the event it is to begin with, or at a later one of that writer, should the log
+    /// have lost the first.
+    fn begins_with(&self, event: &RoomEvent) -> bool {
+        let is_of = |from: EventRef| from.incarnation == event.incarnation.get() && event.event_no >= from.event_no;
+        self.phase == Phase::Before && self.spec.from.is_some_and(is_of)
     }
 
     fn drain_events(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {

@@ -6,10 +6,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use roomreel_shared::event::{EventKind, EventRef, StopReason};
 use roomreel_shared::policy::{Policy, TrackKind};
+use roomreel_shared::ports::LogEntry;
 use roomreel_shared::subject::{Entry, Writer};
 use roomreel_shared::window::{AcceptedReason, Missing};
 
-use crate::fold::FoldOutput;
+use crate::config::FoldConfig;
+use crate::fold::{Fold, FoldOutput};
 use crate::room::DamagedReason;
 use crate::story::*;
 
@@ -440,4 +442,52 @@ proptest! {
         let crashes: BTreeSet<u64> = (0..20).collect();
         prop_assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), whole.objects(), "I3");
     }
+}
+
+#[test]
+fn a_room_that_is_taken_over_is_not_idle_for_it() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..30, 100);
+    let folded = fold(&spec(), &log.entries);
+    let last = folded.windows.last().expect("committed");
+    let resumed = Fold::resume(spec(), WRITER, FoldConfig::default(), last).expect("an own window can be gone on from");
+    let (newest, of_sfus) = resumed.room().log_times();
+    assert_eq!(newest, of_sfus, "nobody has been silent since");
+}
+
+#[test]
+fn a_recording_whose_first_event_the_log_lost_begins_with_the_next() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..30, 100);
+    log.sfu(closed(), 3100);
+    let first = log.entries.remove(0);
+    assert!(fold(&spec(), &log.entries).replays() > 0, "the event is asked for");
+    // It comes back.
+    log.entries.insert(16, LogEntry { time: log_time(1500), ..first });
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!(numbers(&folded), (0..30).collect::<Vec<_>>());
+    let events: usize = folded.windows.iter().map(|window| window.events.len()).sum();
+    assert_eq!(events, 3);
+}
+
+#[test]
+fn a_publisher_that_vanished_leaves_an_end_that_is_not_known() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..10, 100);
+    log.batches("cam", 7, 11..13, 1200);
+    log.control(stopped(StopReason::Idle), 9000);
+    log.control(EventKind::Tick, 30_000);
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished());
+    let mut gaps: Vec<_> =
+        folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| &gap.missing).collect();
+    gaps.sort_by_key(|missing| match missing {
+        Missing::Accepted { batches, .. } => batches.0,
+        Missing::Network { .. } => u64::MAX,
+    });
+    let expected = [
+        Missing::Accepted { reason: AcceptedReason::Log, batches: (10, 10), packets: (40, Some(43)) },
+        Missing::Accepted { reason: AcceptedReason::Publisher, batches: (13, 13), packets: (52, None) },
+    ];
+    assert_eq!(gaps, expected.iter().collect::<Vec<_>>());
 }

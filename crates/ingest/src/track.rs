@@ -140,6 +140,8 @@ impl TrackFold {
             TrackInput::Poisoned(batch) => self.on_poisoned(&batch),
             TrackInput::Producer(producer) => self.producer = Some(producer),
             TrackInput::Closed => self.incarnations.values_mut().for_each(|numbering| numbering.ended = true),
+            TrackInput::Abandoned if self.admission != Admission::NotRecording => self.declare_unknown_tails(),
+            TrackInput::Abandoned => {}
             TrackInput::PublisherGap(gap) => self.on_publisher_gap(&gap),
             TrackInput::Admission(admission) => self.set_admission(admission),
             TrackInput::Clock(now) => self.on_clock(now, outputs),

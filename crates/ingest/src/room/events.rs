@@ -5,7 +5,7 @@ use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::RecordingId;
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::{LogTime, RoomTime};
-use roomreel_shared::window::Final;
+use roomreel_shared::window::{Final, TrackKey};
 
 use super::{Phase, RoomFold, RoomOutput};
 use crate::roster;
@@ -47,12 +47,10 @@ impl RoomFold {
         let Some(sfu) = writer.sfu() else { return };
         if matches!(event.kind, EventKind::RoomCreated { .. }) {
             self.from_zero = true;
-            let begins = self
-                .spec
-                .from
-                .is_some_and(|from| from.incarnation == event.incarnation.get() && from.event_no == event.event_no);
-            if begins && self.phase == Phase::Before {
-                self.begin(event.time, time, outputs);
+            let starts = self.events.keys().filter(|(other, _)| other == writer).count();
+            if self.phase == Phase::Open && event.event_no == 0 && starts > 1 {
+                // An SFU that creates the room again was restarted.
+                self.abandon(|key| key.sfu == *sfu, outputs);
             }
         }
         let end = self.end_of_room(event, time);
@@ -108,7 +106,7 @@ impl RoomFold {
     }
 
     /// The recording's first moment.
-    fn begin(&mut self, room_start: RoomTime, time: LogTime, outputs: &mut Vec<RoomOutput>) {
+    pub(super) fn begin(&mut self, room_start: RoomTime, time: LogTime, outputs: &mut Vec<RoomOutput>) {
         self.phase = Phase::Open;
         self.roster.started = true;
         self.room_start = room_start;
@@ -135,6 +133,9 @@ impl RoomFold {
         }
         if self.phase != Phase::Open {
             return;
+        }
+        if end.reason == StopReason::Idle {
+            self.abandon(|_| true, outputs);
         }
         self.phase = Phase::Ending(end, self.now + self.config.gap_after);
         self.incomplete = self.roster.tracks.keys().cloned().collect();
@@ -165,6 +166,12 @@ impl RoomFold {
             _ => None,
         };
         outputs.extend(input.map(|input| RoomOutput::ToTrack(key, input)));
+    }
+
+    /// Tells tracks that their publisher stopped without a word.
+    fn abandon(&self, which: impl Fn(&TrackKey) -> bool, outputs: &mut Vec<RoomOutput>) {
+        let tracks = self.roster.tracks.keys().filter(|key| which(key));
+        outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Abandoned)));
     }
 
     /// Tells the tracks whose packets fare differently from here on.

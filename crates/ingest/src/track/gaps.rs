@@ -12,17 +12,21 @@ impl TrackFold {
     pub(super) fn declare_unknown_tails(&mut self) {
         let time = self.last_time().unwrap_or_default();
         for (incarnation, numbering) in &mut self.incarnations {
-            if numbering.ended || numbering.order.first_held().is_some() {
+            if numbering.ended {
                 continue;
             }
             numbering.ended = true;
+            // What waits for earlier batches is here; what lies before it is a hole like any other.
+            let last = numbering.order.held().last().map(|held| &held.item.batch);
+            let batch = numbering.order.end();
+            let packet = last.map_or(numbering.next_packet_no, RtpBatch::next_packet_no);
             self.open.gaps.push(Gap {
                 key: self.key.clone(),
                 incarnation: *incarnation,
                 missing: Missing::Accepted {
                     reason: AcceptedReason::Publisher,
-                    batches: (numbering.order.next(), numbering.order.next()),
-                    packets: (numbering.next_packet_no, None),
+                    batches: (batch, batch),
+                    packets: (packet, None),
                 },
                 span: (time, time),
             });

@@ -68,6 +68,8 @@ pub enum TrackInput {
     Producer(Arc<Producer>),
     /// The publisher closed the track.
     Closed,
+    /// The publisher stopped without closing the track: what it held last is not known.
+    Abandoned,
     /// The publisher dropped packets.
     PublisherGap(PublisherGap),
     /// What becomes of packets from here on.
