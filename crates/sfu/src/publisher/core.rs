@@ -33,6 +33,9 @@ const MESSAGE_OVERHEAD_BYTES: usize = 256;
 const PACKET_OVERHEAD_BYTES: usize = 48;
 /// A replay request is answered with at most this many messages; the rest is asked for again.
 const MAX_REPLAYED_MESSAGES: usize = 4096;
+/// What is acknowledged, is the newest of its numbering and has no watermark after this is sent again: a broker that lost
+/// it would leave no hole that somebody could notice.
+const UNCONFIRMED_AFTER: Duration = Duration::from_secs(10);
 /// How long a closed track's numbering is remembered for stragglers.
 const CLOSED_TRACK_MEMORY: Duration = Duration::from_secs(60);
 
@@ -99,6 +102,8 @@ struct Message {
     replay: u32,
     /// The broker has acknowledged it.
     stored: bool,
+    /// When it was acknowledged last.
+    stored_at: Duration,
 }
 
 impl Message {
@@ -142,6 +147,8 @@ struct Room {
     recorded: bool,
     /// The RoomClosed message and how many messages before it the broker has not acknowledged.
     closing: Option<(MessageKey, usize)>,
+    /// The RoomCreated message while the broker has not acknowledged it, and what waits for that.
+    opening: Option<(MessageKey, Vec<MessageKey>)>,
     unacknowledged: usize,
     closed: bool,
 }
@@ -176,6 +183,8 @@ pub struct Core {
     bytes: usize,
     event_bytes: usize,
     batches_made: u64,
+    /// When it is next looked for what has no watermark although it should.
+    next_confirm: Duration,
     stats: Stats,
 }
 
@@ -201,6 +210,7 @@ impl Core {
             bytes: 0,
             event_bytes: 0,
             batches_made: 0,
+            next_confirm: UNCONFIRMED_AFTER,
             stats: Stats::default(),
         }
     }
@@ -347,6 +357,7 @@ impl Core {
         };
         message.sending = Sending::Idle;
         message.attempts = 0;
+        message.stored_at = now;
         let first = !std::mem::replace(&mut message.stored, true);
         let room_id = message.room.clone();
         self.acknowledged.insert(key);
@@ -390,10 +401,49 @@ impl Core {
                 self.forget(key);
             }
         }
+        if self.next_confirm <= now {
+            self.next_confirm = now + UNCONFIRMED_AFTER / 4;
+            self.send_unconfirmed(now);
+        }
         if self.bytes < self.limits.buffer_bytes / 4 * 3 {
             self.declare_gaps();
         }
         self.drop_what_is_over(now);
+    }
+
+    /// Sends the ends of recorded rooms' numberings again that should have a watermark by now. A room's events follow when
+    /// its media has been acknowledged: its end must not overtake what it ends.
+    fn send_unconfirmed(&mut self, now: Duration) {
+        let mut tails = Vec::new();
+        for room in self.rooms.values().filter(|room| room.recorded) {
+            let newest = |series: &Series| series.held.last_key_value().map(|(_, key)| *key);
+            let is_due = |key: &MessageKey| {
+                let message = &self.messages[key];
+                message.sending == Sending::Idle && message.stored && message.stored_at + UNCONFIRMED_AFTER <= now
+            };
+            let media: Vec<MessageKey> = room.tracks.values().filter_map(|track| newest(&track.series)).collect();
+            let due: Vec<MessageKey> = media.iter().copied().filter(is_due).collect();
+            if due.is_empty() && media.iter().all(|key| self.messages[key].sending == Sending::Idle) {
+                tails.extend(newest(&room.events).filter(is_due));
+            }
+            tails.extend(due);
+        }
+        for key in tails {
+            let attempt = self.messages[&key].replay + 1;
+            self.send_again(key, attempt);
+        }
+    }
+
+    fn send_again(&mut self, key: MessageKey, attempt: u32) {
+        let Some(message) = self.messages.get_mut(&key) else { return };
+        // What is still being sent arrives without being asked for.
+        if message.sending == Sending::Idle {
+            message.replay = attempt.max(message.replay + 1);
+            message.sending = Sending::Queued;
+            self.acknowledged.remove(&key);
+            self.queue.push_back(key);
+            self.stats.replays += 1;
+        }
     }
 
     /// Closes every open batch now.
@@ -410,7 +460,8 @@ impl Core {
         let due = self.due.front().map(|(due, ..)| *due);
         let grace = self.graces.front().map(|(due, _)| *due);
         let retry = self.retries.first().map(|(due, _)| *due);
-        [due, grace, retry].into_iter().flatten().min()
+        let holds = self.rooms.values().any(|room| room.recorded && !room.holds_nothing());
+        [due, grace, retry, holds.then_some(self.next_confirm)].into_iter().flatten().min()
     }
 
     /// The cluster said whether the room is under recording.
@@ -453,15 +504,7 @@ impl Core {
         let keys: Vec<MessageKey> =
             series.held.range(missing).map(|(_, key)| *key).take(MAX_REPLAYED_MESSAGES).collect();
         for key in keys {
-            let message = self.messages.get_mut(&key).expect("a held number has its message");
-            // What is still being sent arrives without being asked for.
-            if message.sending == Sending::Idle {
-                message.replay = attempt.max(1);
-                message.sending = Sending::Queued;
-                self.acknowledged.remove(&key);
-                self.queue.push_back(key);
-                self.stats.replays += 1;
-            }
+            self.send_again(key, attempt);
         }
     }
 
@@ -484,7 +527,8 @@ impl Core {
     /// Whether a source that can wait should: a whole window waits behind the one in flight.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.queue.len() >= self.limits.in_flight
+        let waiting = self.rooms.values().filter_map(|room| room.opening.as_ref()).map(|(_, waiting)| waiting.len());
+        self.queue.len() + waiting.sum::<usize>() >= self.limits.in_flight
     }
 
     /// The rooms that are published and not closed.
@@ -522,6 +566,7 @@ impl Core {
                 tracks: BTreeMap::new(),
                 recorded: false,
                 closing: None,
+                opening: None,
                 unacknowledged: 0,
                 closed: false,
             };
@@ -617,6 +662,7 @@ impl Core {
             attempts: 0,
             replay: 0,
             stored: false,
+            stored_at: Duration::ZERO,
         });
     }
 
@@ -637,6 +683,7 @@ impl Core {
         let room = self.rooms.get(room_id).expect("callers make the room first");
         let (incarnation, event_no) = (room.events.incarnation, room.events.next);
         let subject = room.events.subject.clone();
+        let opens_room = matches!(kind, EventKind::RoomCreated { .. });
         let payload = RoomEvent { room: room_id.clone(), incarnation, event_no, time, kind }.encode();
         if payload.len() > MAX_EVENT_BYTES {
             self.stats.rejected += 1;
@@ -656,13 +703,19 @@ impl Core {
             attempts: 0,
             replay: 0,
             stored: false,
+            stored_at: Duration::ZERO,
         };
         self.event_bytes += message.cost();
         let room = self.rooms.get_mut(room_id).expect("found above");
         room.events.next += 1;
         room.closed = closes_room;
         let before = room.unacknowledged;
-        if closes_room && before > 0 && room.closing.is_none() {
+        if opens_room && before == 0 && room.opening.is_none() {
+            // A cluster that meets a room's middle first does not know where it began.
+            self.hold(message);
+            let key = MessageKey(self.next_key - 1);
+            self.rooms.get_mut(room_id).expect("found above").opening = Some((key, Vec::new()));
+        } else if closes_room && before > 0 && room.closing.is_none() {
             // Concurrent appends may overtake each other; nothing may be overtaken by the end of the room.
             room.closing = Some((MessageKey(self.next_key), before));
             self.hold_behind(message);
@@ -673,8 +726,12 @@ impl Core {
     }
 
     fn hold(&mut self, message: Message) {
+        let room_id = message.room.clone();
         let key = self.hold_behind(message);
-        self.queue.push_back(key);
+        match self.rooms.get_mut(&room_id).and_then(|room| room.opening.as_mut()) {
+            Some((_, waiting)) => waiting.push(key),
+            None => self.queue.push_back(key),
+        }
     }
 
     fn hold_behind(&mut self, message: Message) -> MessageKey {
@@ -725,6 +782,9 @@ impl Core {
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         room.unacknowledged -= 1;
         self.stats.unacknowledged -= 1;
+        if let Some((_, waiting)) = room.opening.take_if(|(opening, _)| *opening == key) {
+            self.queue.extend(waiting);
+        }
         if let Some((closing, before)) = &mut room.closing {
             if key < *closing {
                 *before -= 1;

@@ -129,6 +129,48 @@ fn an_event_stands_behind_the_media_before_it_and_the_end_behind_everything() {
 }
 
 #[test]
+fn nothing_overtakes_the_beginning_of_a_room() {
+    let mut core = core(limits());
+    let created =
+        EventKind::RoomCreated { room_name: String::new(), host: None, meeting_type: String::new(), policy: None };
+    event(&mut core, created);
+    event(&mut core, joined());
+    packet(&mut core, Duration::ZERO, 2000);
+    let first = sent(&mut core, Duration::ZERO);
+    assert_eq!(first.len(), 1, "the others wait");
+    core.on_failed(MS, first[0].key);
+    assert_eq!(sent(&mut core, 2 * MS), []);
+    let again = sent(&mut core, 300 * MS);
+    stored(&mut core, 300 * MS, &again[0]);
+    assert_eq!(sent(&mut core, 300 * MS).iter().map(is_media).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn an_end_without_a_watermark_is_sent_again_and_the_rooms_end_last() {
+    let mut core = core(limits());
+    packet(&mut core, Duration::ZERO, 2000);
+    packet(&mut core, Duration::ZERO, 2000);
+    event(&mut core, closed());
+    core.on_recording_state(Duration::ZERO, &room(), true);
+    for _ in 0..2 {
+        sent(&mut core, Duration::ZERO).iter().for_each(|send| stored(&mut core, Duration::ZERO, send));
+    }
+    let ids = |core: &mut Core, ms: u32| -> Vec<String> {
+        core.on_time(ms * MS);
+        let sends = sent(core, ms * MS);
+        sends.iter().for_each(|send| stored(core, ms * MS, send));
+        sends.into_iter().map(|send| send.entry.message_id).collect()
+    };
+    assert_eq!(ids(&mut core, 9_000), [""; 0], "a watermark may still come");
+    let media = ids(&mut core, 10_000);
+    assert!(media.len() == 1 && media[0].ends_with(":1:r1"), "the newest batch alone: {media:?}");
+    let end = ids(&mut core, 12_500);
+    assert!(end.len() == 1 && end[0].ends_with(":0:r1"), "then the end: {end:?}");
+    assert_eq!(ids(&mut core, 15_000), [""; 0]);
+    assert!(ids(&mut core, 20_000)[0].ends_with(":1:r2"), "under a new id each time");
+}
+
+#[test]
 fn retries_back_off_and_hold_the_window() {
     let mut core = core(limits());
     (0..10).for_each(|_| packet(&mut core, Duration::ZERO, 2000));
@@ -154,7 +196,7 @@ fn a_recorded_room_keeps_what_no_watermark_covers_and_replays_it_under_new_ids()
     core.on_recording_state(Duration::ZERO, &room(), true);
     let sends = sent(&mut core, Duration::ZERO);
     sends.iter().for_each(|send| stored(&mut core, MS, send));
-    core.on_time(3_600_000 * MS);
+    core.on_time(9_000 * MS);
     assert_eq!(core.stats().held_messages, 2);
     let incarnation = batch(&sends[0]).incarnation;
     core.on_replay_request(&room(), Some(&cam()), incarnation.get(), 0..=u64::MAX, 2);
@@ -189,11 +231,11 @@ fn a_room_that_is_not_recorded_is_kept_for_the_grace_only() {
     packet(&mut core, 20_000 * MS, 2000);
     let sends = sent(&mut core, 20_000 * MS);
     stored(&mut core, 20_000 * MS, &sends[0]);
-    core.on_time(60_000 * MS);
-    core.on_recording_state(60_000 * MS, &room(), false);
-    core.on_time(69_999 * MS);
+    core.on_time(25_000 * MS);
+    core.on_recording_state(25_000 * MS, &room(), false);
+    core.on_time(34_999 * MS);
     assert_eq!(core.stats().held_messages, 1);
-    core.on_time(70_000 * MS);
+    core.on_time(35_000 * MS);
     assert_eq!(core.stats().held_messages, 0);
 }
 
@@ -359,6 +401,8 @@ proptest! {
             step(&mut core, now, &mut in_flight, Some(action))?;
         }
         core.close_batches();
+        // No longer recorded: ends without a watermark are not sent again and again.
+        core.on_recording_state(now, &room(), false);
         for _ in 0..2000 {
             if core.is_flushed() && in_flight.is_empty() {
                 break;
