@@ -41,8 +41,8 @@ impl Case<'_> {
         // A later session of the room means that this one is over, although its RoomClosed has not been seen.
         let over = |room: &&Room| {
             let is_later = room.session.sequence > self.active.spec.start_sequence;
-            // A broker that lost the beginning has it again further on: numbers of the publisher tell one session from another.
-            let is_other = self.active.spec.from.is_none_or(|from| room.session.opened.incarnation != from.incarnation);
+            // A broker that lost the beginning may have it again further on: the event tells one session from another.
+            let is_other = self.active.spec.from.is_none_or(|from| room.session.whole && room.session.opened != from);
             room.closed.is_some() || is_later && is_other
         };
         if self.finished() || self.room.as_ref().is_some_and(over) {
