@@ -10,4 +10,4 @@ pub use etcd::EtcdServer;
 pub use nats::NatsServer;
 pub use process::Server;
 pub use roomreel::Roomreel;
-pub use s3::{Mutation, S3Fault, S3Server};
+pub use s3::{Mutation, S3Fault, S3Server, serve_directory};

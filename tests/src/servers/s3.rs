@@ -99,9 +99,12 @@ impl S3Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime for the S3 server");
             runtime.block_on(async {
+                let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
+                let Ok(address) = listener.local_addr() else { return };
+                let _ = listening.send(address);
                 tokio::select! {
                     _ = stopped => {}
-                    _ = serve(service, served, listening) => {}
+                    _ = serve(service, served, listener) => {}
                 }
             });
         })?;
@@ -189,9 +192,16 @@ fn service(root: &Path) -> Result<S3Service> {
     Ok(builder.build())
 }
 
-async fn serve(service: S3Service, state: Arc<State>, listening: oneshot::Sender<SocketAddr>) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let _ = listening.send(listener.local_addr()?);
+/// Serves the directories in `root` as buckets, with the keys of the tests, until it is cancelled. For a cluster to play with.
+///
+/// # Errors
+/// The directory cannot be used or the address not be listened on.
+pub async fn serve_directory(root: &Path, address: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+    serve(service(root)?, Arc::default(), listener).await
+}
+
+async fn serve(service: S3Service, state: Arc<State>, listener: TcpListener) -> Result<()> {
     loop {
         let (socket, _) = listener.accept().await?;
         let (service, state) = (service.clone(), state.clone());
