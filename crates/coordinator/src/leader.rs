@@ -182,6 +182,9 @@ impl Leader {
                 Read::CaughtUp(shard) => {
                     self.behind.remove(&shard);
                 }
+                Read::Rewound(shard) => {
+                    self.behind.insert(shard);
+                }
                 Read::Entry(entry) => match self.rooms.apply(&entry) {
                     Ok(Some(echo)) => self.control.on_echo(&echo),
                     Ok(None) => {}

@@ -20,6 +20,8 @@ pub enum Read {
     Entry(LogEntry),
     /// The shard has been read to where it ended when the reader began.
     CaughtUp(Shard),
+    /// The shard has lost entries that were read, and is read from its beginning again.
+    Rewound(Shard),
 }
 
 /// Reads until the receiver is gone. Delivery that breaks is begun again from the reader's own position.
@@ -50,6 +52,19 @@ impl Reader {
     /// `Ok`: nobody listens any more.
     async fn follow(&mut self) -> Result<(), LogError> {
         let end = self.log.last_sequence(self.shard).await?;
+        if end.saturating_add(1) < self.next {
+            // What was read stays known: reading it twice changes nothing. What is new would else be looked for behind it.
+            tracing::warn!(
+                shard = self.shard.number(),
+                end,
+                next = self.next,
+                "the log has lost entries it had; reading it again"
+            );
+            (self.next, self.caught_up) = (1, false);
+            if self.to.send(Read::Rewound(self.shard)).await.is_err() {
+                return Ok(());
+            }
+        }
         let mut entries = self.log.read(self.shard, &shard_events_filter(self.shard), self.next).await?;
         loop {
             if !self.caught_up && self.next > end {
@@ -83,5 +98,35 @@ impl Reader {
         self.caught_up = true;
         // A receiver that is gone is noticed at the next entry.
         let _ = self.to.send(Read::CaughtUp(self.shard)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use roomreel_backends::memory::MemoryLog;
+    use roomreel_shared::id::{RoomId, SfuId, TenantId};
+    use roomreel_shared::ports::NewEntry;
+    use roomreel_shared::subject::{Address, Entry, Writer};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_lost_its_end_is_read_again_from_its_beginning() {
+        let (tenant, room) = (TenantId::new("t").expect("valid"), RoomId::new("r").expect("valid"));
+        let shard = Shard::of(&tenant, &room, 1);
+        let writer = Writer::Sfu(SfuId::new("s").expect("valid"));
+        let subject = Address { shard, tenant, writer, room, entry: Entry::Event }.subject();
+        let log = MemoryLog::system();
+        let entry = NewEntry { subject, message_id: "1".to_owned(), trace_parent: None, payload: Bytes::new() };
+        log.append(entry).await.expect("the log takes it");
+        let (to, mut reads) = mpsc::channel(8);
+        let mut reader = Reader { log: Arc::new(log), shard, to, next: 5, caught_up: true };
+        let reading = tokio::spawn(async move { reader.follow().await });
+        assert!(matches!(reads.recv().await, Some(Read::Rewound(of)) if of == shard));
+        assert!(matches!(reads.recv().await, Some(Read::Entry(entry)) if entry.sequence == 1));
+        assert!(matches!(reads.recv().await, Some(Read::CaughtUp(of)) if of == shard));
+        drop(reads);
+        reading.await.expect("no panic").expect("nobody listens any more");
     }
 }

@@ -172,6 +172,16 @@ async fn nats_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_gone_is_made_again_for_who_wants_to_read() {
+    let server = NatsServer::start().await.expect("nats-server starts");
+    let nats = Nats::connect(config(&server)).await.expect("connected");
+    for shard in Shard::all(SHARDS) {
+        assert_eq!(nats.last_sequence(shard).await.expect("made"), 0);
+    }
+    nats.check_streams().await.expect("found as they should be");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_not_as_configured_is_refused() {
     let server = NatsServer::start().await.expect("nats-server starts");
     let nats = Nats::connect(config(&server)).await.expect("connected");

@@ -63,6 +63,51 @@ async fn rolled_back(name: &str, by: Duration, seconds: u64, killed: &[&str]) ->
     outcome.print(name, &format!("{} retries, {} replays", stats.retries, stats.replays))
 }
 
+/// The log as it was before the room was created.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes longer: make chaos"]
+async fn nats_emptied() -> Result<()> {
+    emptied("nats_emptied", true, &[]).await
+}
+
+/// The same, and no process of roomreel remembers the room.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes longer: make chaos"]
+async fn nats_emptied_all_killed() -> Result<()> {
+    emptied("nats_emptied_all_killed", true, &["ingest-1", "coordinator-1", "compositor-1"]).await
+}
+
+/// The disk of the log is lost, streams and all.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes longer: make chaos"]
+async fn nats_disk_lost() -> Result<()> {
+    emptied("nats_disk_lost", false, &[]).await
+}
+
+async fn emptied(name: &str, has_streams: bool, killed: &[&str]) -> Result<()> {
+    let mut stage = Stage::with(name, WINDOW, [1, 1, 1]).await?;
+    let before = if has_streams { stage.cluster.nats.copy_store()? } else { tempfile::tempdir()? };
+    let played = stage.play(name, 20)?;
+    played.commits.reach(3).await?;
+    tokio::time::sleep(WINDOW / 2).await;
+    for node in killed {
+        stage.node(node)?.kill();
+    }
+    stage.cluster.nats.roll_back(&before).await?;
+    for node in killed {
+        stage.node(node)?.restart().await?;
+    }
+    // In the same stream, at numbers that the lost entries had.
+    let shard = Shard::of(&room::tenant(), &room::room(name), SHARDS);
+    let later = stage.play(&neighbour(shard)?, 8)?;
+    let publisher = played.publisher.clone();
+    let later = Outcome::complete(&stage, later).await?;
+    let outcome = Outcome::complete(&stage, played).await?;
+    let stats = publisher.stats();
+    outcome.print(name, &format!("{} retries, {} replays", stats.retries, stats.replays))?;
+    later.print(&format!("{name}, a room begun afterwards"), "")
+}
+
 /// Nobody reads while the log grows past where it was before it lost its end: its numbers alone do not show that it lost anything.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes longer: make chaos"]

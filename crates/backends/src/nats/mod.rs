@@ -204,8 +204,13 @@ impl RoomLog for Nats {
     }
 
     async fn last_sequence(&self, shard: Shard) -> Result<u64, LogError> {
-        let info = streams::info(self, shard).await?.ok_or_else(|| streams::missing(shard))?;
-        Ok(info.state.last_sequence)
+        if let Some(info) = streams::info(self, shard).await? {
+            return Ok(info.state.last_sequence);
+        }
+        // Every reader asks before it reads: so a stream that was deleted, or lost with its disk, takes entries again.
+        streams::ensure(self, shard).await?;
+        tracing::warn!(stream = shard.stream_name(), "a stream of the log was gone and was made again, empty");
+        Ok(0)
     }
 }
 
