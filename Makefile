@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: fuzz help setup setup-test build demo up down test chaos fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz simulate bench-ready fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,8 @@ build: setup ## build the binary: target/debug/roomreel
 demo: build ## record a 30 s room of four into out/demo; no server is needed
 	@$(ROOMREEL) demo --out out/demo
 
-up: setup-test build ## start a local cluster: NATS, etcd, 2 ingest, 2 coordinator, 2 compositor (logs in .run)
+up: setup-test build ## start a local cluster: NATS, etcd, S3, 2 ingest, 2 coordinator, 2 compositor (logs in .run)
+	@cargo build --quiet --package roomreel-tests --bin s3-server
 	@scripts/cluster up
 
 down: ## stop it
@@ -36,6 +37,12 @@ TARGET = batch
 SECONDS = 60
 fuzz: ## fuzz one TARGET of fuzz/fuzz_targets for SECONDS; needs a nightly toolchain and cargo-fuzz
 	mkdir -p fuzz/corpus/$(TARGET) && cd fuzz && cargo +nightly fuzz run $(TARGET) corpus/$(TARGET) seeds/$(TARGET) -- -max_total_time=$(SECONDS) -timeout=10
+
+simulate: setup ## the cores in virtual time among faulty servers: make simulate SEEDS=20000, or SEED=7 for one and its story
+	@SEEDS=$(if $(SEED)$(SEEDS),$(SEEDS),1000) SEED=$(SEED) cargo test --quiet --package roomreel-tests --test simulation seeds
+
+bench-ready: setup-test ## how long after a room of 1, 5 and 20 min closes its composite can be read (7 min)
+	cargo run --package roomreel-tests --bin bench-ready
 
 fmt: ## format all sources
 	cargo fmt --all

@@ -7,4 +7,5 @@ pub mod cluster;
 pub mod proxy;
 pub mod room;
 pub mod servers;
+pub mod simulation;
 pub mod watch;
