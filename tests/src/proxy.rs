@@ -154,9 +154,7 @@ mod tests {
 
     async fn says(socket: &mut TcpStream, word: &[u8; 4]) -> bool {
         let mut heard = [0; 4];
-        let heard =
-            tokio::time::timeout(SOON, socket.read_exact(&mut heard)).await.is_ok_and(|r| r.is_ok()) && heard == *word;
-        heard
+        tokio::time::timeout(SOON, socket.read_exact(&mut heard)).await.is_ok_and(|r| r.is_ok()) && heard == *word
     }
 
     #[tokio::test]
