@@ -16,10 +16,9 @@ impl TrackFold {
                 continue;
             }
             numbering.ended = true;
-            // What waits for earlier batches is here; what lies before it is a hole like any other.
-            let last = numbering.order.held().last().map(|held| &held.item.batch);
-            let batch = numbering.order.end();
-            let packet = last.map_or(numbering.next_packet_no, RtpBatch::next_packet_no);
+            // Batches that wait for earlier ones may be lost with a node and the log before they are stored: what is not known
+            // begins behind what is stored, whether or not they come.
+            let (batch, packet) = (numbering.order.next(), numbering.next_packet_no);
             self.open.gaps.push(Gap {
                 key: self.key.clone(),
                 incarnation: *incarnation,
