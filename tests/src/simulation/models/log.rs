@@ -33,6 +33,8 @@ pub struct LogModel {
     full_until: Duration,
     away_until: Duration,
     skew_us: i64,
+    /// Up to here sequences may stand for other entries than they did: who has read so far reads on behind them.
+    reused_until: u64,
     /// Incarnation and number of batches that were acknowledged and that some reader may never see.
     pub lost: BTreeSet<(u64, u64)>,
     /// Entries acknowledged and then lost: what the broker itself would have cost.
@@ -78,6 +80,7 @@ impl LogModel {
         if plan.strikes(Fault::LogLosesSuffix, rng) {
             let replica = &mut self.replicas[self.leader];
             let count = rng.random_range(1..=40).min(replica.len());
+            self.reused_until = self.reused_until.max(replica.len() as u64);
             let lost = replica.split_off(replica.len() - count);
             self.note_lost(&lost);
             // Half of the time the broker still knows the ids, and swallows retries of what it no longer has.
@@ -149,6 +152,9 @@ impl LogModel {
         let time = LogTime::from_micros(LOG_EPOCH_US + self.skew_us).max(LogTime::default()) + now;
         let stored = Stored { time, subject, payload };
         self.replicas.iter_mut().for_each(|replica| replica.push(stored.clone()));
+        if self.last_sequence() <= self.reused_until {
+            self.note_skipped(&[stored]);
+        }
     }
 
     /// Sequence of the newest entry.
