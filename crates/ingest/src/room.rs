@@ -429,6 +429,10 @@ impl RoomFold {
         }
         let before = self.now;
         self.now = self.now.max(entry.time);
+        if self.sfu_time == LogTime::default() {
+            // Silence counts from where reading begins, should the log hold nothing of an SFU.
+            self.sfu_time = self.now;
+        }
         let again = entry.sequence <= self.seen;
         self.seen = self.seen.max(entry.sequence);
         if before.as_micros().div_euclid(CLOCK_GRID_US) != self.now.as_micros().div_euclid(CLOCK_GRID_US) {

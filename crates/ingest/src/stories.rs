@@ -456,6 +456,18 @@ fn a_room_that_is_taken_over_is_not_idle_for_it() {
 }
 
 #[test]
+fn a_log_without_a_word_of_the_sfu_is_silent_from_its_beginning() {
+    let mut log = Log::default();
+    log.control(started(spec().from), 1000);
+    log.control(EventKind::Tick, 3000);
+    let mut fold = Fold::new(spec(), WRITER, FoldConfig::default());
+    for entry in log.entries {
+        fold.on_entry(entry);
+    }
+    assert_eq!(fold.room().log_times(), (log_time(3000), log_time(1000)));
+}
+
+#[test]
 fn a_recording_whose_first_event_the_log_lost_begins_with_the_next() {
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..30, 100);
