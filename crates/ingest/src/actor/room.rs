@@ -139,7 +139,8 @@ impl Actor for RoomActor {
         let RoomArguments { ports, node, config, budget, spec, revision, metrics, load } = arguments;
         let epoch = spec.epoch_base.saturating_add(revision);
         metrics.rooms.add(1, &[]);
-        let herald = Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), revision, myself.clone());
+        let herald =
+            Herald::start(ports.bus.clone(), ports.coordination.clone(), spec.clone(), revision, myself.clone());
         let mut state = RoomState {
             keys: RecordingKeys::new(&spec.tenant, &spec.room, &spec.recording),
             ports,
