@@ -20,7 +20,7 @@ fn node(id: &str) -> NodeId {
     NodeId::new(id).expect("a literal that can be spelled")
 }
 
-/// Two thirds of HD, half the frames: what a busy test machine renders without falling behind.
+/// A quarter of HD: what a busy test machine renders without falling behind.
 fn composite() -> CompositeSpec {
     CompositeSpec { width: 640, height: 360, fps: 30, ..CompositeSpec::default() }
 }

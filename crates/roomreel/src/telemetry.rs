@@ -15,6 +15,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use roomreel_backends::secret::without_credentials;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -107,21 +108,22 @@ fn endpoint(args: &TelemetryArgs) -> Option<String> {
 }
 
 fn exporters(endpoint: &str, role: &'static str) -> anyhow::Result<Telemetry> {
+    let named = without_credentials(endpoint);
     if !endpoint.starts_with("http://") {
-        bail!("otlp_endpoint {endpoint:?} does not begin with http://; send to a collector beside this process");
+        bail!("otlp_endpoint {named:?} does not begin with http://; send to a collector beside this process");
     }
     let traces = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .with_timeout(EXPORT_LIMIT)
         .build()
-        .with_context(|| format!("otlp_endpoint {endpoint}"))?;
+        .with_context(|| format!("otlp_endpoint {named}"))?;
     let metrics = MetricExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
         .with_timeout(EXPORT_LIMIT)
         .build()
-        .with_context(|| format!("otlp_endpoint {endpoint}"))?;
+        .with_context(|| format!("otlp_endpoint {named}"))?;
     let resource = Resource::builder()
         .with_service_name(format!("roomreel-{role}"))
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
