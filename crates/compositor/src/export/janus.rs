@@ -19,6 +19,7 @@ use roomreel_shared::time::RoomTime;
 use super::rtpdump::{close, create};
 use super::{Error, Files};
 use crate::depacketize::reorder::MediaPacket;
+use crate::depacketize::reorder::Popped;
 use crate::track::Intake;
 
 const RTP_HEADER_BYTES: usize = 12;
@@ -76,11 +77,7 @@ impl Janus {
         intake: &mut Intake,
         files: &mut Files,
     ) -> Result<(), Error> {
-        let mut popped = Vec::new();
-        for (ssrc, stream) in intake.streams() {
-            popped.extend(std::iter::from_fn(|| stream.order.pop_before(end)).map(|popped| (ssrc, popped.packet)));
-        }
-        for (ssrc, packet) in popped {
+        for (ssrc, Popped { packet, .. }) in intake.pop_before(end) {
             // A probe has a number and nothing else; Janus does not record it either.
             let Some(codec) = intake.codec(packet.payload_type).map(|parameters| parameters.codec.clone()) else {
                 continue;

@@ -13,6 +13,7 @@ use super::container::{Container, MediaFormat};
 use super::{Error, Files};
 use crate::decode::{SAMPLE_RATE, VideoDecoder};
 use crate::depacketize::audio::duration_samples;
+use crate::depacketize::reorder::Popped;
 use crate::depacketize::{CodedPicture, parameters};
 use crate::track::{Assembler, Intake};
 
@@ -173,12 +174,9 @@ impl Sound {
         intake: &mut Intake,
         files: &mut Files,
     ) -> Result<(), Error> {
-        let mut packets = Vec::new();
-        for (ssrc, stream) in intake.streams() {
-            packets.extend(std::iter::from_fn(|| stream.order.pop_before(end)).map(|popped| (ssrc, popped.packet)));
-        }
-        packets.sort_by_key(|(_, packet)| packet.time);
-        for (ssrc, packet) in packets {
+        let mut popped = intake.pop_before(end);
+        popped.sort_by_key(|(_, popped)| popped.packet.time);
+        for (ssrc, Popped { packet, .. }) in popped {
             let Some(parameters) = intake.codec(packet.payload_type) else { continue };
             let Some(samples) = duration_samples(&parameters.codec, &packet.payload) else { continue };
             let at_us = packet.time.micros_since(start);

@@ -166,10 +166,7 @@ impl AudioTrack {
     }
 
     fn pop_before(&mut self, end: RoomTime) -> Vec<(Ssrc, Popped)> {
-        let mut popped = Vec::new();
-        for (ssrc, stream) in self.intake.streams() {
-            popped.extend(std::iter::from_fn(|| stream.order.pop_before(end)).map(|popped| (ssrc, popped)));
-        }
+        let popped = self.intake.pop_before(end);
         self.intake.count_lost(popped.iter().map(|(_, popped)| popped.missing).sum());
         popped
     }

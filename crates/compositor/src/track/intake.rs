@@ -14,7 +14,7 @@ use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
 use crate::depacketize::audio::primary_of_red;
-use crate::depacketize::reorder::{MediaPacket, Pushed, Reorder};
+use crate::depacketize::reorder::{MediaPacket, Popped, Pushed, Reorder};
 use crate::timeline::clock::{MediaPosition, ParticipantClock, StreamClock};
 
 /// Most RTP streams of a track; the one that was silent longest makes room.
@@ -96,6 +96,15 @@ impl Intake {
 
     pub(crate) fn streams(&mut self) -> impl Iterator<Item = (Ssrc, &mut RtpStream)> {
         self.streams.iter_mut().map(|(ssrc, stream)| (*ssrc, stream))
+    }
+
+    /// What is due before `end`, stream by stream, each in the order of its numbers.
+    pub(crate) fn pop_before(&mut self, end: RoomTime) -> Vec<(Ssrc, Popped)> {
+        let mut popped = Vec::new();
+        for (ssrc, stream) in self.streams() {
+            popped.extend(std::iter::from_fn(|| stream.order.pop_before(end)).map(|popped| (ssrc, popped)));
+        }
+        popped
     }
 
     pub(crate) fn has_stream(&self, ssrc: Ssrc) -> bool {
