@@ -12,7 +12,7 @@ pub mod encode;
 pub mod export;
 pub mod frame;
 pub mod join;
-pub mod layout;
+pub use roomreel_layout as layout;
 pub mod mix;
 pub mod mux;
 pub mod node;

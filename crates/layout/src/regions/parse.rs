@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::pattern::Pattern;
 use super::{Document, Region, Reuse};
-use crate::layout::Error;
+use super::super::Error;
 
 /// Longest document, bytes.
 const MAX_BYTES: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! Layouts as pure functions: a room at one instant in, tiles out.
 //!
 //! Owns names and aliases of layouts, the language of region documents, where every tile goes, who holds the stage
-//! (with hysteresis), and the way from one arrangement to the next. Does not own pixels (see [`crate::paint`]), nor how
+//! (with hysteresis), and the way from one arrangement to the next. Does not own pixels (see the compositor), nor how
 //! a [`Scene`] comes about.
 
 mod arrangement;
