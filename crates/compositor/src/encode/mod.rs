@@ -16,12 +16,13 @@
 //! Does not own containers, nor where pictures and sound come from.
 
 mod audio;
+mod coded;
 mod grid;
 mod video;
 
+pub use coded::{AudioConfig, EncodedSlice, Sample, VideoConfig};
 pub use grid::{AAC_FRAME, Grid, REORDER_TICKS};
 
-use bytes::Bytes;
 use roomreel_shared::composite::CompositeSpec;
 
 use crate::decode::SAMPLE_RATE;
@@ -46,60 +47,6 @@ pub enum Error {
         /// What it says.
         why: String,
     },
-}
-
-/// One coded frame. Times in units of its track's timescale, from the start of the recording.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// H.264 with 4-byte lengths, or a raw AAC frame.
-    pub data: Bytes,
-    /// When it is shown; at most [`REORDER_TICKS`] before its decode time.
-    pub pts: i64,
-    /// When it is decoded; contiguous from sample to sample.
-    pub dts: i64,
-    /// Until the next one.
-    pub duration: u32,
-    /// Decoding can begin here.
-    pub key: bool,
-}
-
-/// What a container says about the video.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VideoConfig {
-    /// Pixels.
-    pub width: u16,
-    /// Pixels.
-    pub height: u16,
-    /// Units per second.
-    pub timescale: u32,
-    /// Sequence parameter set, without start code.
-    pub sps: Bytes,
-    /// Picture parameter set, without start code.
-    pub pps: Bytes,
-}
-
-/// What a container says about the audio.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AudioConfig {
-    /// Hz; the timescale too.
-    pub sample_rate: u32,
-    /// Channels.
-    pub channels: u8,
-    /// Bits per second.
-    pub bitrate: u32,
-    /// AudioSpecificConfig (ISO/IEC 14496-3).
-    pub specific: Bytes,
-}
-
-/// The coded frames of one slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EncodedSlice {
-    /// Its number, from 0.
-    pub number: u64,
-    /// In decode order; begins with an IDR picture.
-    pub video: Vec<Sample>,
-    /// In order.
-    pub audio: Vec<Sample>,
 }
 
 /// Encodes a recording slice by slice, from some slice on.
@@ -214,7 +161,7 @@ impl Encoder {
 
     fn end_video(&mut self, audio: Vec<Sample>) -> Result<EncodedSlice, Error> {
         let first = self.grid.first_frame(self.slice) as i64;
-        Ok(EncodedSlice { number: self.slice, video: self.video.finish(first)?, audio })
+        Ok(EncodedSlice { number: self.slice, video: self.video.finish(first)?, audio, webm: Vec::new() })
     }
 }
 

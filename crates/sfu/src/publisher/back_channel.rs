@@ -1,6 +1,7 @@
 //! What an SFU says and hears over the bus: heartbeats, recording states, watermarks, replay requests, commands.
 //!
-//! Owns the subscriptions and the decoding of what comes in. Everything here may be lost and is repeated by its sender.
+//! Owns the subscriptions. Does not own how messages read (see [`super::messages`]). Everything here may be lost and is
+//! repeated by its sender.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +10,19 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use prost::Message as _;
-use roomreel_shared::id::{RecordingId, RoomId, TrackId};
 use roomreel_shared::ports::{Bus, BusMessage};
-use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::subject::{self, Filter};
 use roomreel_shared::wire;
 use tokio_util::sync::CancellationToken;
 
+use super::messages::{Heard, parse_back_channel, parse_command};
 use super::shell::Shared;
-use super::{Command, CommandError, Notice, PublisherConfig, SfuCommands};
+use super::{CommandError, PublisherConfig, SfuCommands};
 
 /// How often an SFU says that it is alive.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Wait before a broken subscription is renewed.
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
-/// Longest message that is decoded.
-const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// A command that takes longer is answered with an error.
 const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// Commands performed at a time.
@@ -81,37 +79,18 @@ pub(super) async fn listen(shared: Arc<Shared>, bus: Arc<dyn Bus>, config: Publi
 }
 
 fn hear(shared: &Shared, config: &PublisherConfig, message: &BusMessage) -> Result<(), &'static str> {
-    if message.payload.len() > MAX_MESSAGE_BYTES {
-        return Err("it is too long");
-    }
-    let wire = wire::BackChannel::decode(message.payload.clone()).map_err(|_| "it does not decode")?;
-    let room = RoomId::new(wire.room_id).map_err(|_| "its room id cannot be spelled")?;
-    if subject::back_channel(&config.tenant, &config.sfu, &room).as_str() != message.subject {
-        return Err("it names another room than its subject");
-    }
-    let track = |id: String| TrackId::new(id).map_err(|_| "a track id cannot be spelled");
-    use wire::back_channel::Message as M;
-    match wire.message.ok_or("it is empty")? {
-        M::RecordingState(state) => shared.with(|core, now| core.on_recording_state(now, &room, state.active)),
-        M::Watermark(watermark) => {
-            for mark in watermark.tracks {
-                let track = track(mark.track_id)?;
-                shared.with(|core, _| core.on_watermark(&room, Some(&track), mark.incarnation, mark.next_batch_no));
+    let (room, heard) = parse_back_channel(&config.tenant, &config.sfu, &message.subject, message.payload.clone())?;
+    for heard in heard {
+        // The lock is taken for each: media does not wait for a long list.
+        shared.with(|core, now| match heard {
+            Heard::RecordingState { active } => core.on_recording_state(now, &room, active),
+            Heard::Watermark { track, incarnation, next } => {
+                core.on_watermark(&room, track.as_ref(), incarnation, next);
             }
-            for mark in watermark.events {
-                shared.with(|core, _| core.on_watermark(&room, None, mark.incarnation, mark.next_event_no));
+            Heard::ReplayRequest { track, incarnation, missing, attempt } => {
+                core.on_replay_request(&room, track.as_ref(), incarnation, missing, attempt);
             }
-        }
-        M::ReplayRequest(request) => {
-            let track = (!request.track_id.is_empty()).then(|| track(request.track_id)).transpose()?;
-            for range in request.missing {
-                let missing = range.first..=range.last;
-                let (incarnation, attempt) = (request.incarnation, request.attempt);
-                shared.with(|core, _| {
-                    core.on_replay_request(&room, track.as_ref(), incarnation, missing, attempt);
-                });
-            }
-        }
+        });
     }
     Ok(())
 }
@@ -154,36 +133,6 @@ async fn answer(commands: &dyn SfuCommands, payload: Bytes) -> wire::SfuCommandR
         success: outcome.is_ok(),
         error: outcome.err().map(|error| wire::Error { code: error.code, message: error.message }),
     }
-}
-
-fn parse_command(payload: Bytes) -> Result<(String, RoomId, Command), CommandError> {
-    let bad = |message: String| CommandError { code: 1002, message };
-    if payload.len() > MAX_MESSAGE_BYTES {
-        return Err(bad("the command is too long".to_owned()));
-    }
-    let wire = wire::SfuCommand::decode(payload).map_err(|error| bad(error.to_string()))?;
-    let room = RoomId::new(wire.room_id).map_err(|error| bad(error.to_string()))?;
-    let track = |id: String| TrackId::new(id).map_err(|error| bad(error.to_string()));
-    use wire::sfu_command::Command as W;
-    let command = match wire.command.ok_or_else(|| bad("the command is empty or not known".to_owned()))? {
-        W::SubscribeTrack(command) => Command::SubscribeTrack(track(command.track_id)?),
-        W::UnsubscribeTrack(command) => Command::UnsubscribeTrack(track(command.track_id)?),
-        W::RequestKeyframe(command) => Command::RequestKeyframe {
-            track: track(command.track_id)?,
-            ssrc: (command.ssrc != 0).then_some(Ssrc(command.ssrc)),
-        },
-        W::NotifyParticipants(command) => Command::Notify {
-            notice: match command.notice() {
-                wire::notify_participants::Notice::Unspecified => return Err(bad("the notice is not set".to_owned())),
-                wire::notify_participants::Notice::RecordingStarted => Notice::Started,
-                wire::notify_participants::Notice::RecordingStopped => Notice::Stopped,
-                wire::notify_participants::Notice::RecordingPaused => Notice::Paused,
-                wire::notify_participants::Notice::RecordingResumed => Notice::Resumed,
-            },
-            recording: RecordingId::new(command.recording_id).map_err(|error| bad(error.to_string()))?,
-        },
-    };
-    Ok((wire.request_id, room, command))
 }
 
 /// Everything sent to `filter`, for ever: a broken subscription is renewed.

@@ -5,6 +5,7 @@
 
 mod back_channel;
 pub mod core;
+pub mod messages;
 mod metrics;
 mod shell;
 
