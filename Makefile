@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fuzz simulate bench-ready fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,10 @@ chaos: setup-test build ## every fault of docs/chaos.md on real servers and proc
 TARGET = batch
 SECONDS = 60
 fuzz: ## fuzz one TARGET of fuzz/fuzz_targets for SECONDS; needs a nightly toolchain and cargo-fuzz
-	mkdir -p fuzz/corpus/$(TARGET) && cd fuzz && cargo +nightly fuzz run $(TARGET) corpus/$(TARGET) seeds/$(TARGET) -- -max_total_time=$(SECONDS) -timeout=10
+	mkdir -p fuzz/corpus/$(TARGET) && cd fuzz && cargo +nightly fuzz run $(TARGET) corpus/$(TARGET) seeds/$(TARGET) -- -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048
+
+fuzz-all: ## fuzz every target for SECONDS each, JOBS at a time, and print what came of it
+	JOBS=$(or $(JOBS),1) scripts/fuzz-all $(SECONDS)
 
 simulate: setup ## the cores in virtual time among faulty servers: make simulate SEEDS=20000, or SEED=7 for one and its story
 	@SEEDS=$(if $(SEED)$(SEEDS),$(SEEDS),1000) SEED=$(SEED) cargo test --quiet --package roomreel-tests --test simulation seeds

@@ -2,6 +2,8 @@
 
 #[path = "../../crates/sfu/src/capture/error.rs"]
 mod error;
+#[path = "../../crates/sfu/src/capture/events.rs"]
+pub mod events;
 #[path = "../../crates/sfu/src/capture/frames.rs"]
 pub mod frames;
 #[path = "../../crates/sfu/src/capture/link.rs"]
