@@ -5,10 +5,13 @@
 
 pub mod actor;
 pub mod captions;
+mod claim;
+pub mod late;
 pub mod decode;
 pub mod depacketize;
 pub mod documents;
 pub mod encode;
+pub mod engine;
 pub mod export;
 pub mod frame;
 pub mod join;

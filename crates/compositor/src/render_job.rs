@@ -11,22 +11,23 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
-use roomreel_shared::cluster::{RenderJob, RenderProgress, render_key, render_progress_key};
+use roomreel_shared::cluster::RenderJob;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::key::{Key, RecordingKeys};
-use roomreel_shared::ports::{Change, Compare, CoordinationError, Outcome, Ports, StoreError};
+use roomreel_shared::ports::{CoordinationError, ObjectStore, Ports, StoreError};
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{self, Window};
 use time::OffsetDateTime;
 use tracing::{Instrument as _, Span};
 
+use crate::claim::{self, Claim};
 use crate::documents::Documents;
-use crate::encode::{EncodedSlice, VideoConfig};
+use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
+use crate::engine::{self, Engine, Work};
 use crate::join::{Join, Joiner, OutOfOrder};
 use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::playlist::Playlist;
-use crate::render::{self, RenderCore};
 
 /// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,7 @@ pub enum Error {
     },
     /// The render cannot go on.
     #[error(transparent)]
-    Render(#[from] render::Error),
+    Render(#[from] engine::Error),
     /// An object in a slice's place is none.
     #[error("slice {number}: {source}")]
     Slice {
@@ -65,12 +66,29 @@ pub enum Error {
         /// The header's key.
         key: String,
     },
-    /// The render panicked: a bug, or a bitstream that found one.
-    #[error("the render crashed")]
+    /// Reading a window panicked: a bug.
+    #[error("a window could not be read")]
     Crashed,
     /// The job is somebody else's now; nothing more may be written (I7).
     #[error("the job has been given to another node")]
     Superseded,
+    /// Slices that were to be joined are not there.
+    #[error("{found} of {expected} slices are there")]
+    Missing {
+        /// Slices from 0 on without a hole.
+        found: u64,
+        /// Slices of the render.
+        expected: u64,
+    },
+}
+
+impl From<claim::Error> for Error {
+    fn from(error: claim::Error) -> Self {
+        match error {
+            claim::Error::Coordination(error) => Self::Coordination(error),
+            claim::Error::Superseded => Self::Superseded,
+        }
+    }
 }
 
 impl Error {
@@ -99,8 +117,7 @@ pub enum Next {
 /// The composite's side of a job.
 struct Composite {
     spec: CompositeSpec,
-    /// `None` while it works in another thread.
-    core: Option<Box<RenderCore>>,
+    engine: Engine,
     video: VideoConfig,
     join: Join,
     playlist: Playlist,
@@ -115,11 +132,9 @@ struct Composite {
 /// A render and where it stands.
 pub struct Job {
     ports: Ports,
-    node: NodeId,
+    claim: Claim,
     job: RenderJob,
     keys: RecordingKeys,
-    /// Last change of the job's key: whoever changed it since has taken it from us.
-    revision: u64,
     /// Microseconds spent rendering, of all jobs of the node.
     busy: Arc<AtomicU64>,
     meters: Meters,
@@ -134,11 +149,11 @@ pub struct Job {
     files: BTreeSet<String>,
 }
 
-struct Meters {
-    slices: opentelemetry::metrics::Counter<u64>,
-    render_time: opentelemetry::metrics::Histogram<f64>,
+pub(crate) struct Meters {
+    pub(crate) slices: opentelemetry::metrics::Counter<u64>,
+    pub(crate) render_time: opentelemetry::metrics::Histogram<f64>,
     lag: opentelemetry::metrics::Histogram<f64>,
-    failures: opentelemetry::metrics::Counter<u64>,
+    pub(crate) failures: opentelemetry::metrics::Counter<u64>,
     /// Counts itself while it exists.
     open_renders: opentelemetry::metrics::UpDownCounter<i64>,
 }
@@ -150,7 +165,7 @@ impl Drop for Meters {
 }
 
 impl Meters {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let meter = opentelemetry::global::meter("roomreel");
         let open_renders = meter
             .i64_up_down_counter("roomreel.compositor.open_renders")
@@ -196,9 +211,8 @@ impl Job {
         let documents = Documents::new(&job.spec);
         Self {
             ports,
-            node,
+            claim: Claim::new(node, &job, revision),
             keys,
-            revision,
             busy,
             meters: Meters::new(),
             documents,
@@ -214,7 +228,7 @@ impl Job {
 
     /// The leader rewrote the job without taking it away.
     pub fn set_revision(&mut self, revision: u64) {
-        self.revision = revision;
+        self.claim.set_revision(revision);
     }
 
     /// What it renders, for logs.
@@ -258,7 +272,7 @@ impl Job {
                 return Ok(Next::Step);
             }
         }
-        if self.final_seen {
+        if self.final_seen || self.job.late.is_some() {
             return self.end().await;
         }
         self.follow().await
@@ -275,34 +289,23 @@ impl Job {
         let numbers: BTreeSet<_> =
             listed.iter().filter_map(|object| self.keys.slice_number(&spec.id, &object.key)).collect();
         let existing = (0..).take_while(|number| numbers.contains(number)).count() as u64;
-        let (new_spec, fold) = (spec.clone(), self.job.spec.clone());
-        let core = in_thread(move || {
-            let mut core = RenderCore::new(new_spec, fold)?;
-            if existing > 0 {
-                core.skip_to(existing)?;
-            }
-            Ok::<_, render::Error>(Box::new(core))
-        })
-        .await??;
-        let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
-        let init = self.keys.init(&spec.id);
-        let header = init_segment(&video, &audio);
-        match self.ports.store.create(&init, header.clone()).await {
-            Err(StoreError::AlreadyExists { .. }) => {
-                if self.ports.store.get(&init).await? != header {
-                    return Err(Error::OtherEncoder { key: init.to_string() });
-                }
-            }
-            other => other?,
+        let late = self.job.late.as_ref();
+        if let Some(expected) = late.map(|late| late.division.slices).filter(|expected| existing < *expected) {
+            return Err(Error::Missing { found: existing, expected });
         }
-        let start = i128::from(first.header.room_start.as_micros()) * 1000;
+        let work = Work { spec: spec.clone(), fold: self.job.spec.clone(), first: existing, late: None };
+        let engine = Engine::open(work).await?;
+        let (video, audio) = (engine.video_config().clone(), engine.audio_config().clone());
+        put_init(&*self.ports.store, &self.keys.init(&spec.id), &video, &audio).await?;
+        let start = first.header.room_start + late.map_or(Duration::ZERO, |late| late.stretch().start);
+        let start = i128::from(start.as_micros()) * 1000;
         let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let joiner = Joiner::new(video.clone(), audio);
         self.composite = Some(Composite {
             join: Join::new(self.ports.store.clone(), self.keys.composite_mp4(&spec.id), joiner),
             playlist: Playlist::new(start, Duration::from_millis(self.job.spec.window_ms)),
             spec,
-            core: Some(core),
+            engine,
             video,
             existing,
             pending: None,
@@ -333,8 +336,7 @@ impl Job {
     /// Renders the next slice that is due, away from the runtime's threads.
     async fn render(&mut self) -> Result<(), Error> {
         let composite = self.composite.as_mut().expect("only called with a composite");
-        let mut core = composite.core.take().ok_or(Error::Crashed)?;
-        let span = core.next_number().map_or_else(Span::none, |slice| {
+        let span = composite.engine.next_number().map_or_else(Span::none, |slice| {
             tracing::info_span!(
                 "render slice",
                 recording = %self.job.spec.recording,
@@ -345,15 +347,10 @@ impl Job {
             )
         });
         let began = Instant::now();
-        let (core, slice, span) = in_thread(move || {
-            let slice = span.in_scope(|| core.next_slice());
-            (core, slice, span)
-        })
-        .await?;
+        let slice = composite.engine.next_slice(span.clone()).await;
         let spent = began.elapsed();
         self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
-        composite.core = Some(core);
-        composite.pending = slice?.map(|slice| (slice.encoded, span));
+        composite.pending = slice?.map(|slice| (slice, span));
         composite.is_drained = composite.pending.is_none();
         if let Some((slice, _)) = &composite.pending {
             let output = duration(slice, &composite.video).as_secs_f64();
@@ -404,22 +401,15 @@ impl Job {
             Err(StoreError::NotFound { .. }) => return Ok(Next::Wait),
             Err(error) => return Err(error.into()),
         };
-        let window = in_thread(move || parse_window(number, object)).await??;
+        let window = Arc::new(in_thread(move || parse_window(number, object)).await??);
+        if let Some(composite) = &mut self.composite {
+            composite.engine.push_window(window.clone()).await?;
+            composite.is_drained = false;
+        }
         self.final_seen = window.header.end.is_some();
         self.log_end = window.header.log_span.1;
         self.trace_parent.clone_from(&window.header.trace_parent);
         self.documents.push_window(&window);
-        if let Some(composite) = &mut self.composite {
-            let mut core = composite.core.take().ok_or(Error::Crashed)?;
-            let (core, result) = in_thread(move || {
-                let result = core.push_window(&window);
-                (core, result)
-            })
-            .await?;
-            composite.core = Some(core);
-            result?;
-            composite.is_drained = false;
-        }
         self.next_window += 1;
         Ok(Next::Step)
     }
@@ -435,8 +425,7 @@ impl Job {
             self.put_playlist().await?;
         }
         if self.job.documents {
-            let quality =
-                self.composite.as_ref().and_then(|composite| composite.core.as_ref()).map(|core| core.quality());
+            let quality = self.composite.as_ref().and_then(|composite| composite.engine.quality());
             let quality: Vec<_> = quality.into_iter().collect();
             let documents = [
                 (self.keys.timeline_json(), serde_json::to_vec_pretty(&self.documents.timeline())),
@@ -464,32 +453,9 @@ impl Job {
     /// # Errors
     /// [`Error::Superseded`] if it is not; [`Error::Coordination`].
     pub async fn report(&mut self, finished: bool, error: Option<String>) -> Result<(), Error> {
-        let id = self.composite_id();
-        let (job_key, key) =
-            (render_key(&self.job.spec.recording, id), render_progress_key(&self.job.spec.recording, id));
-        let progress = RenderProgress {
-            node: self.node.clone(),
-            slices: self.composite.as_ref().map_or(0, |composite| composite.playlist.slices()),
-            finished,
-            error,
-            files: self.files.iter().cloned().collect(),
-        };
-        let value = serde_json::to_vec(&progress).expect("progress is made of what JSON can say");
-        let put = Change::Put(key, Bytes::from(value), None);
-        for _ in 0..3 {
-            let condition = Compare::Unchanged(job_key.clone(), self.revision);
-            if let Outcome::Committed(_) = self.ports.coordination.transact(vec![condition], vec![put.clone()]).await? {
-                return Ok(());
-            }
-            // The job was rewritten: for somebody else, or for us with another count.
-            let record = self.ports.coordination.get(&job_key).await?.ok_or(Error::Superseded)?;
-            let job: RenderJob = serde_json::from_slice(&record.value).map_err(|_| Error::Superseded)?;
-            if job.node.as_ref() != Some(&self.node) {
-                return Err(Error::Superseded);
-            }
-            self.revision = record.mod_revision;
-        }
-        Err(Error::Superseded)
+        let slices = self.composite.as_ref().map_or(0, |composite| composite.playlist.slices());
+        let files = self.files.iter().cloned().collect();
+        Ok(self.claim.report(&*self.ports.coordination, slices, finished, error, files).await?)
     }
 
     /// Lets go of what was uploaded in parts and will never become a file.
@@ -502,20 +468,36 @@ impl Job {
     }
 }
 
-fn duration(slice: &EncodedSlice, video: &VideoConfig) -> Duration {
+/// Creates the header of a composite's slices, or finds that it is there as ours would be.
+pub(crate) async fn put_init(
+    store: &dyn ObjectStore,
+    key: &Key,
+    video: &VideoConfig,
+    audio: &AudioConfig,
+) -> Result<(), Error> {
+    let header = init_segment(video, audio);
+    match store.create(key, header.clone()).await {
+        Err(StoreError::AlreadyExists { .. }) => {
+            if store.get(key).await? == header { Ok(()) } else { Err(Error::OtherEncoder { key: key.to_string() }) }
+        }
+        other => Ok(other?),
+    }
+}
+
+pub(crate) fn duration(slice: &EncodedSlice, video: &VideoConfig) -> Duration {
     let ticks: u64 = slice.video.iter().map(|sample| u64::from(sample.duration)).sum();
     Duration::from_nanos(ticks.saturating_mul(1_000_000_000) / u64::from(video.timescale.max(1)))
 }
 
-fn parse_window(number: u64, object: Bytes) -> Result<Window, Error> {
+pub(crate) fn parse_window(number: u64, object: Bytes) -> Result<Window, Error> {
     Window::parse(object).map_err(|source| Error::Window { number, source })
 }
 
-fn parse_slice(number: u64, object: &Bytes) -> Result<EncodedSlice, Error> {
+pub(crate) fn parse_slice(number: u64, object: &Bytes) -> Result<EncodedSlice, Error> {
     let slice = parse_fragment(object).map_err(|source| Error::Slice { number, source })?;
     if slice.number == number { Ok(slice) } else { Err(OutOfOrder { number: slice.number, expected: number }.into()) }
 }
 
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
 }
