@@ -22,7 +22,7 @@ use crate::encode::{self, AudioConfig, EncodedSlice, Encoder, Grid, VideoConfig}
 use crate::frame::{Canvas, Picture};
 use crate::layout::{self, Arrangement, Content, Layout, LayoutMemory, SourceId, Transition};
 use crate::mix::{Mixer, SpeechMeter};
-use crate::paint::Painter;
+use crate::paint::{self, Painter};
 use crate::slice_schedule::{DueSlice, SliceSchedule};
 use crate::timeline::clock::ParticipantClock;
 use crate::timeline::room::{Activity, RoomState, RoomTimeline};
@@ -44,6 +44,9 @@ pub enum Error {
     /// The layout is none.
     #[error(transparent)]
     Layout(#[from] layout::Error),
+    /// A picture of its look cannot be read.
+    #[error(transparent)]
+    Look(#[from] paint::LookError),
     /// The encoder does not work.
     #[error(transparent)]
     Encode(#[from] encode::Error),
@@ -161,7 +164,7 @@ impl RenderCore {
             clocks: BTreeMap::new(),
             orphans: Vec::new(),
             stage,
-            painter: Painter::new(spec.width, spec.height),
+            painter: Painter::dressed(spec.width, spec.height, &spec.look)?,
             canvas: Canvas::new(spec.width as usize, spec.height as usize),
             mixer: Mixer::new(),
             meters: BTreeMap::new(),
@@ -424,7 +427,8 @@ impl RenderCore {
             return Ok(());
         }
         let pictures = pictures(&mut self.tracks, state, &wanted, t);
-        let arrangement = self.stage.transition.step(wanted, offset);
+        let mut arrangement = self.stage.transition.step(wanted, offset);
+        paint::wear(&self.spec.look, &mut arrangement, offset, t);
         self.painter.paint(&mut self.canvas, &arrangement, &|source| pictures.get(source).cloned());
         if let Some(encoder) = &mut self.encoder {
             encoder.push_video(&self.canvas)?;

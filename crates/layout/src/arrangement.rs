@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use roomreel_shared::look::Corner;
+
 use super::scene::SourceId;
 
 /// A rectangle of whole 2x2 blocks of pixels, so that chroma follows luma exactly.
@@ -106,31 +108,36 @@ pub struct Tile {
     pub opacity: u8,
 }
 
-/// A corner of the canvas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "they say it")]
-pub enum Corner {
-    TopLeft,
-    TopRight,
-    BottomLeft,
-    BottomRight,
+/// What an overlay shows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// A text in a pill.
+    Text(String),
+    /// The picture of the composite's watermark; nothing where it has none.
+    Watermark,
 }
 
-/// A text over everything: watermark, clock, page number.
+/// Something over everything: watermark, clock, page number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Overlay {
-    /// What it says.
-    pub text: String,
+    /// What.
+    pub mark: Mark,
     /// Where.
     pub corner: Corner,
 }
 
 impl Overlay {
+    /// A text.
+    #[must_use]
+    pub fn text(text: impl Into<String>, corner: Corner) -> Self {
+        Self { mark: Mark::Text(text.into()), corner }
+    }
+
     /// The time since the recording began, as `h:mm:ss`.
     #[must_use]
     pub fn clock(t: Duration, corner: Corner) -> Self {
         let seconds = t.as_secs();
-        Self { text: format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60), corner }
+        Self::text(format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60), corner)
     }
 }
 

@@ -18,10 +18,11 @@ use std::time::Duration;
 use roomreel_shared::id::PeerId;
 use roomreel_shared::policy::TrackKind;
 
-pub use arrangement::{Arrangement, Content, Corner, Fit, Overlay, Rect, Theme, Tile};
+pub use arrangement::{Arrangement, Content, Fit, Mark, Overlay, Rect, Theme, Tile};
 pub use memory::LayoutMemory;
 pub use name::NAMES;
 pub use regions::Document;
+pub use roomreel_shared::look::Corner;
 pub use scene::{Camera, Microphone, Participant, Scene, Screenshare, SourceId, SourceKind};
 pub use transition::Transition;
 

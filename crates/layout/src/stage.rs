@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use roomreel_shared::look::Corner;
+
 use super::PAGE;
-use super::arrangement::{Arrangement, Content, Corner, Fit, Overlay, Rect, Tile};
+use super::arrangement::{Arrangement, Content, Fit, Overlay, Rect, Tile};
 use super::grid::{self, Metrics};
 use super::memory::LayoutMemory;
 use super::scene::{Camera, Microphone, Participant, Scene, Screenshare, SourceId};
@@ -244,7 +246,7 @@ impl<'a> Plan<'a> {
         let room = room - usize::from(pinned.is_some());
         let pages = turning.len().div_ceil(room);
         let turn = (self.t.as_micros() / PAGE.as_micros() % pages as u128) as usize;
-        self.out.overlays.push(Overlay { text: format!("{}/{pages}", turn + 1), corner: Corner::TopLeft });
+        self.out.overlays.push(Overlay::text(format!("{}/{pages}", turn + 1), Corner::TopLeft));
         pinned.into_iter().chain(turning.into_iter().cycle().skip(turn * room).take(room).copied()).collect()
     }
 

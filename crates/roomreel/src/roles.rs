@@ -2,6 +2,7 @@
 //!
 //! Owns the order: settings, telemetry, outside, role, health, and the same backwards when asked to end. Does not own the roles.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +12,7 @@ use roomreel_coordinator::{Coordinator, CoordinatorConfig};
 use roomreel_ingest::{IngestConfig, IngestNode};
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
+use roomreel_shared::look::Look;
 use roomreel_shared::policy::{Audience, Policy};
 use roomreel_shared::ports::Ports;
 use tokio_util::sync::CancellationToken;
@@ -266,6 +268,9 @@ pub struct CompositeSettings {
     /// Bits a second of the sound.
     #[arg(long, value_name = "BITS", default_value_t = 128_000)]
     audio_bitrate: u32,
+    /// JSON file of a composite's `look`: background, backdrop, watermark, clock, names.
+    #[arg(long, value_name = "FILE")]
+    look: Option<PathBuf>,
 }
 
 /// Who may do something; each includes those before it.
@@ -289,12 +294,22 @@ impl From<Who> for Audience {
     }
 }
 
+fn read_look(file: &Path) -> anyhow::Result<Look> {
+    let said = || format!("the look in {}", file.display());
+    let text = std::fs::read(file).with_context(said)?;
+    let look: Look = serde_json::from_slice(&text).with_context(said)?;
+    // Its pictures are read when the first composite is drawn; here a file that is none is found out at start.
+    roomreel_compositor::paint::Painter::dressed(2, 2, &look).with_context(said)?;
+    Ok(look)
+}
+
 impl CompositeSettings {
     /// The composite, named after its layout.
     ///
     /// # Errors
     /// If a value is out of its range.
     pub fn spec(&self) -> anyhow::Result<CompositeSpec> {
+        let look = self.look.as_deref().map(read_look).transpose()?.unwrap_or_default();
         let spec = CompositeSpec {
             // A region document makes no good name.
             id: CompositeId::new(if self.layout.starts_with('{') { "custom" } else { &self.layout })?,
@@ -304,6 +319,7 @@ impl CompositeSettings {
             fps: self.fps,
             crf: self.crf,
             audio_bitrate: self.audio_bitrate,
+            look,
         };
         spec.check()?;
         roomreel_compositor::layout::parse(&spec.layout)

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::CompositeId;
+use crate::look::Look;
 
 /// One rendering of a recording: layout and encoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct CompositeSpec {
     pub crf: u8,
     /// AAC, bits per second.
     pub audio_bitrate: u32,
+    /// Background, watermark, clock, names.
+    pub look: Look,
 }
 
 impl Default for CompositeSpec {
@@ -34,6 +37,7 @@ impl Default for CompositeSpec {
             fps: 30,
             crf: 23,
             audio_bitrate: 128_000,
+            look: Look::default(),
         }
     }
 }
@@ -69,6 +73,6 @@ impl CompositeSpec {
         if !(16_000..=512_000).contains(&self.audio_bitrate) {
             return refuse("audio_bitrate", format!("{} is not between 16000 and 512000", self.audio_bitrate));
         }
-        Ok(())
+        self.look.check().map_err(|(field, why)| Error { field, why })
     }
 }

@@ -8,6 +8,7 @@ pub mod composite;
 pub mod event;
 pub mod id;
 pub mod key;
+pub mod look;
 pub mod policy;
 pub mod ports;
 pub mod recording;

@@ -5,15 +5,19 @@
 
 mod badge;
 mod colour;
+mod dress;
 mod scale;
 mod stamp;
 mod surface;
 mod text;
 
 use crate::frame::{Canvas, Picture, PictureId};
-use crate::layout::{Arrangement, Content, Corner, Overlay, Rect, SourceId, Theme, Tile};
-use badge::{Badge, Badges};
+use crate::layout::{Arrangement, Content, Corner, Mark, Overlay, Rect, SourceId, Theme, Tile};
+use badge::{Badge, Badges, Drawn};
 use colour::Palette;
+use dress::Ground;
+pub use dress::{Error as LookError, wear};
+use roomreel_shared::look::Look;
 use surface::{Corners, Kept};
 
 /// Draws one composite, frame after frame.
@@ -23,6 +27,8 @@ pub struct Painter {
     canvas: Rect,
     theme: Theme,
     badges: Badges,
+    ground: Ground,
+    watermark: Option<dress::Mark>,
     corners: Corners,
     /// What a tile that is not solid covers.
     below: Kept,
@@ -61,10 +67,22 @@ impl Painter {
             canvas: Rect::new(0, 0, width, height),
             theme,
             badges: Badges::new(Palette::of(theme)),
+            ground: Ground::default(),
+            watermark: None,
             corners: Corners::default(),
             below: Kept::default(),
             drawn: None,
         }
+    }
+
+    /// The same in a look's background and with its watermark's picture.
+    ///
+    /// # Errors
+    /// If one of its pictures cannot be read.
+    pub fn dressed(width: u32, height: u32, look: &Look) -> Result<Self, LookError> {
+        let canvas = Rect::new(0, 0, width, height);
+        let watermark = look.watermark.as_ref().map(|watermark| dress::mark(watermark, canvas)).transpose()?;
+        Ok(Self { ground: dress::ground(look, canvas)?, watermark: watermark.flatten(), ..Self::new(width, height) })
     }
 
     /// The canvas may hold anything: the next frame is drawn whole.
@@ -98,8 +116,9 @@ impl Painter {
             match item {
                 Item::Tile { tile, .. } => self.tile(canvas, tile, picture.as_ref()),
                 Item::Overlay { overlay, rect } => {
-                    let badge = self.overlay_badge(overlay);
-                    self.badges.get(badge).stamp.press(canvas, rect.x, rect.y);
+                    if let Some(drawn) = self.overlay(overlay) {
+                        drawn.stamp.press(canvas, rect.x, rect.y);
+                    }
                 }
             }
         }
@@ -131,10 +150,9 @@ impl Painter {
         }
         let mut taken = [0; 4];
         for overlay in &arrangement.overlays {
-            let badge = self.overlay_badge(overlay);
-            let margin = self.unit(12);
-            let drawn = self.badges.get(badge);
-            let (width, height) = (drawn.width.min(self.canvas.width), drawn.height.min(self.canvas.height));
+            let (canvas, margin) = (self.canvas, self.unit(12));
+            let Some(drawn) = self.overlay(overlay) else { continue };
+            let (width, height) = (drawn.width.min(canvas.width), drawn.height.min(canvas.height));
             // Several in one corner stack up, away from the edge.
             let offset = &mut taken[overlay.corner as usize];
             let far = |side: u32, length: u32, margin: u32| side.saturating_sub(length + margin);
@@ -155,9 +173,9 @@ impl Painter {
 
     /// Brings the background back where something went or will be drawn anew with soft edges; says which items to draw.
     fn clear(&mut self, canvas: &mut Canvas, items: &[Item]) -> Vec<bool> {
-        let background = self.badges.palette().background.to_yuv();
+        let background = self.badges.palette().background;
         let Some(drawn) = &self.drawn else {
-            surface::fill(canvas, self.canvas, background);
+            self.ground.lay(canvas, self.canvas, background);
             return vec![true; items.len()];
         };
         let mut is_dirty: Vec<_> = items.iter().map(|item| !drawn.contains(item)).collect();
@@ -184,11 +202,11 @@ impl Painter {
                         radius_of(tile).max(if let Item::Tile { tile, .. } = old { radius_of(tile) } else { 0 });
                     if radius > 0 {
                         for corner in surface::corners(rect, radius) {
-                            surface::fill(canvas, corner, background);
+                            self.ground.lay(canvas, corner, background);
                         }
                     }
                 }
-                _ => surface::fill(canvas, rect, background),
+                _ => self.ground.lay(canvas, rect, background),
             }
         }
         is_dirty
@@ -206,7 +224,7 @@ impl Painter {
         // A picture that does not fill its tile wears the corners and marks itself.
         let rect = placement.map_or(tile.rect, |(_, placement)| placement.target);
         if rect != tile.rect {
-            surface::fill(canvas, tile.rect, self.badges.palette().background.to_yuv());
+            self.ground.lay(canvas, tile.rect, self.badges.palette().background);
         }
         let radius = radius_of(tile).min(rect.width / 2).min(rect.height / 2) & !1;
         if radius > 0 {
@@ -256,9 +274,17 @@ impl Painter {
         drawn.stamp.press(canvas, x + margin, (y + height).saturating_sub(drawn.height + margin));
     }
 
-    fn overlay_badge(&self, overlay: &Overlay) -> Badge {
-        let max_width = self.canvas.width.saturating_sub(2 * self.unit(12));
-        Badge::Label { text: Some(overlay.text.clone()), muted: false, size: self.unit(15).max(9), max_width }
+    fn overlay(&mut self, overlay: &Overlay) -> Option<Drawn<'_>> {
+        match &overlay.mark {
+            Mark::Text(text) => {
+                let (size, max_width) = (self.unit(15).max(9), self.canvas.width.saturating_sub(2 * self.unit(12)));
+                Some(self.badges.get(Badge::Label { text: Some(text.clone()), muted: false, size, max_width }))
+            }
+            Mark::Watermark => {
+                let dress::Mark { stamp, width, height } = self.watermark.as_ref()?;
+                Some(Drawn { stamp, width: *width, height: *height })
+            }
+        }
     }
 
     /// Pixels for what is `at_720` on 720 lines; even.

@@ -15,6 +15,20 @@ pub(super) fn fill(canvas: &mut Canvas, rect: Rect, colour: [u8; 3]) {
     }
 }
 
+/// Copies a rectangle of a canvas to the same place of another one of the same size.
+pub(super) fn copy(from: &Canvas, to: &mut Canvas, rect: Rect) {
+    for index in 0..3 {
+        let [x, y, width, _] = in_plane(rect, index);
+        let (plane, stride) = (from.plane(index), from.stride(index));
+        let mut source = plane[y * stride..].chunks(stride);
+        each_row(to, rect, index, |row| {
+            if let Some(source) = source.next() {
+                row.copy_from_slice(&source[x..x + width]);
+            }
+        });
+    }
+}
+
 /// What a rectangle of the canvas held.
 #[derive(Debug, Default)]
 pub(super) struct Kept {

@@ -163,7 +163,7 @@ fn hostile_arrangements_are_drawn_as_far_as_they_can_be() {
     arrangement.tiles[5].name = "\u{0}\u{202e}".repeat(1000);
     arrangement.tiles[5].content = Content::Placeholder;
     for corner in [Corner::TopLeft, Corner::TopRight, Corner::BottomLeft, Corner::BottomRight] {
-        arrangement.overlays.extend((0..30).map(|_| Overlay { text: "W".repeat(5000), corner }));
+        arrangement.overlays.extend((0..30).map(|_| Overlay::text("W".repeat(5000), corner)));
     }
     let drawn = painter.paint(&mut canvas, &arrangement, &|_| Some(Picture::solid(1, 1, [0, 0, 0])));
     assert_eq!(drawn, 3 + 120);

@@ -116,10 +116,7 @@ pub fn cases() -> Vec<Case> {
     let mut with_overlays = case("grid-6-overlays", "grid", room(6), WIDE);
     with_overlays.overlays = vec![
         Overlay::clock(Duration::from_secs(3725), roomreel_compositor::layout::Corner::TopRight),
-        Overlay {
-            text: "Example Ltd · confidential".to_owned(),
-            corner: roomreel_compositor::layout::Corner::BottomRight,
-        },
+        Overlay::text("Example Ltd · confidential", roomreel_compositor::layout::Corner::BottomRight),
     ];
     cases.push(with_overlays);
     cases

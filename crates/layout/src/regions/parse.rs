@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::super::Error;
 use super::pattern::Pattern;
 use super::{Document, Region, Reuse};
-use super::super::Error;
 
 /// Longest document, bytes.
 const MAX_BYTES: usize = 64 * 1024;
