@@ -10,11 +10,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use roomreel_shared::cluster::RenderJob;
-use roomreel_shared::id::NodeId;
+use roomreel_shared::id::{CompositeId, NodeId};
+use roomreel_shared::late::Piece;
 use roomreel_shared::ports::Ports;
 use roomreel_shared::subject::committed_filter;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::late::SpanJob;
 use crate::render_job::{Error, Job, Next};
 
 /// How often the next window is looked for when nobody announces it.
@@ -50,9 +52,64 @@ pub enum RenderMessage {
     Revision(u64),
 }
 
+/// What a render is made of, step by step.
+enum Work {
+    /// A recording from its first window to its last, or what slices that exist are joined to.
+    Whole(Box<Job>),
+    /// Spans of a recording that has ended.
+    Spans(Box<SpanJob>),
+}
+
+impl Work {
+    fn new(given: RenderArguments) -> Self {
+        let late = given.job.late.clone().zip(given.job.composite.clone());
+        if let Some((late, spec)) = late
+            && let Piece::Spans { first, end } = late.piece
+        {
+            return Self::Spans(Box::new(SpanJob::new(given, spec, late, first..end)));
+        }
+        let RenderArguments { ports, node, job, revision, busy } = given;
+        Self::Whole(Box::new(Job::new(ports, node, job, revision, busy)))
+    }
+
+    async fn step(&mut self) -> Result<Next, Error> {
+        match self {
+            Self::Whole(job) => job.step().await,
+            Self::Spans(job) => job.step().await,
+        }
+    }
+
+    async fn report(&mut self, finished: bool, error: Option<String>) -> Result<(), Error> {
+        match self {
+            Self::Whole(job) => job.report(finished, error).await,
+            Self::Spans(job) => job.report(finished, error).await,
+        }
+    }
+
+    async fn abandon(&mut self) {
+        if let Self::Whole(job) = self {
+            job.abandon().await;
+        }
+    }
+
+    fn set_revision(&mut self, revision: u64) {
+        match self {
+            Self::Whole(job) => job.set_revision(revision),
+            Self::Spans(job) => job.set_revision(revision),
+        }
+    }
+
+    fn composite_id(&self) -> Option<&CompositeId> {
+        match self {
+            Self::Whole(job) => job.composite_id(),
+            Self::Spans(job) => Some(job.composite_id()),
+        }
+    }
+}
+
 /// A render and its retries.
 pub struct RenderState {
-    job: Job,
+    job: Work,
     waiting: bool,
     /// Counts waits, so that an old poll wakes nobody.
     turn: u64,
@@ -79,7 +136,7 @@ impl Actor for RenderActor {
         tokio::spawn(listen(args.ports.clone(), args.job.clone(), myself.clone(), cancelled.clone()));
         myself.cast(RenderMessage::Step)?;
         Ok(RenderState {
-            job: Job::new(args.ports, args.node, args.job, args.revision, args.busy),
+            job: Work::new(args),
             waiting: false,
             turn: 0,
             failures: 0,

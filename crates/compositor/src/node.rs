@@ -395,7 +395,7 @@ mod tests {
             policy: Policy::default(),
             epoch_base: 0,
         };
-        let job = RenderJob { node: None, spec, composite: None, documents: true, failures: 0 };
+        let job = RenderJob { node: None, spec, composite: None, documents: true, failures: 0, late: None };
         revisions.iter().map(|(key, revision)| ((*key).to_owned(), (job.clone(), *revision))).collect()
     }
 

@@ -5,6 +5,7 @@
 //! the mixer for the result. What has been rendered is dropped. Pure but for decoders and encoder: no clock, no store.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use roomreel_shared::batch::Packet;
@@ -12,6 +13,7 @@ use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::{self, CompositeSpec};
 use roomreel_shared::event::Producer;
 use roomreel_shared::id::{PeerId, RecordingId, SfuId};
+use roomreel_shared::late::LateJob;
 use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
@@ -23,7 +25,7 @@ use crate::frame::{Canvas, Picture};
 use crate::layout::{self, Arrangement, Content, Layout, LayoutMemory, SourceId, Transition};
 use crate::mix::{Mixer, SpeechMeter};
 use crate::paint::{self, Painter};
-use crate::slice_schedule::{DueSlice, SliceSchedule};
+use crate::slice_schedule::{DueSlice, REORDER_ALLOWANCE, SliceSchedule};
 use crate::timeline::clock::ParticipantClock;
 use crate::timeline::room::{Activity, RoomState, RoomTimeline};
 use crate::track::{AudioTrack, VideoTrack, announced};
@@ -33,7 +35,12 @@ const MAX_ORPHANS: usize = 4096;
 /// Most tracks that are followed.
 const MAX_TRACKS: usize = 8000;
 /// Sound is decoded this long before the first sample that counts, so that decoders and gains have settled.
-const SOUND_WARM_UP_SAMPLES: u64 = 48_000;
+const SOUND_WARM_UP_SAMPLES: i64 = 48_000;
+/// A render that begins in mid-recording hears and follows this much of it before its first slice: the window of the clocks' least
+/// delay, and a little.
+pub const WARM_UP: Duration = Duration::from_secs(32);
+/// Before that, the stage is told by events alone, at this pace.
+const STAGE_STEP_US: i64 = 500_000;
 
 /// Why a recording cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -126,8 +133,12 @@ pub struct RenderCore {
     grid: Grid,
     schedule: SliceSchedule,
     room: RoomTimeline,
-    /// Where the recording begins; known from the first window on.
+    /// Where slice 0 begins; known from the first window on.
     start: Option<RoomTime>,
+    /// Slice 0 begins this much after the recording.
+    from: Duration,
+    /// The frames to go through before the first slice, as far as it is not done.
+    warm_up: Option<Range<i64>>,
     tracks: BTreeMap<TrackKey, Track>,
     clocks: BTreeMap<(SfuId, PeerId), ParticipantClock>,
     orphans: Vec<(TrackKey, Packet)>,
@@ -140,8 +151,10 @@ pub struct RenderCore {
     first: u64,
     /// `None` after the last slice.
     encoder: Option<Encoder>,
-    /// Samples that have been asked of the tracks.
-    samples: u64,
+    /// Sound is decoded for so many samples before those that count.
+    sound_warm_up: i64,
+    /// Up to which sample the tracks have been asked; below 0 before slice 0.
+    samples: i64,
     quality: RenderQuality,
     finished: bool,
 }
@@ -160,6 +173,8 @@ impl RenderCore {
             schedule: SliceSchedule::new(Duration::from_millis(fold.window_ms), 0),
             room: RoomTimeline::new(spec.id.clone()),
             start: None,
+            from: Duration::ZERO,
+            warm_up: None,
             tracks: BTreeMap::new(),
             clocks: BTreeMap::new(),
             orphans: Vec::new(),
@@ -170,12 +185,38 @@ impl RenderCore {
             meters: BTreeMap::new(),
             first: 0,
             encoder: Some(encoder),
+            sound_warm_up: SOUND_WARM_UP_SAMPLES,
             samples: 0,
             quality: RenderQuality::new(spec.id.clone()),
             finished: false,
             spec,
             fold,
         })
+    }
+
+    /// A late render from slice `first` on, behind a warm-up that is the same for whoever makes these slices. It has to be given
+    /// every window from the first on, but only the packets of the last [`WARM_UP`] before the slice, and those that the pictures then
+    /// seen build on.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn late(spec: CompositeSpec, fold: FoldSpec, late: &LateJob, first: u64) -> Result<Self, Error> {
+        let mut core = Self::new(spec, fold)?;
+        let stretch = late.stretch();
+        let fps = i64::from(core.spec.fps);
+        let first_frame = core.grid.first_frame(first).cast_signed();
+        let room_start = -((stretch.start.as_micros() * u128::from(core.spec.fps) / 1_000_000) as i64);
+        let warm_up = (first_frame - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
+        core.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
+        core.sound_warm_up = i64::MAX;
+        core.from = stretch.start;
+        core.warm_up = Some(warm_up);
+        core.schedule = SliceSchedule::of_stretch(Duration::from_millis(core.fold.window_ms), first, stretch);
+        core.room = RoomTimeline::late(core.spec.id.clone(), late.hidden.clone());
+        core.encoder = Some(Encoder::new(&core.spec, core.fold.window_ms, first)?);
+        core.first = first;
+        core.quality.first_slice = first;
+        Ok(core)
     }
 
     /// Makes `slice` the first one that is rendered: those before it exist already, and only what the picture and the sound at
@@ -229,7 +270,7 @@ impl RenderCore {
             let found = header.recording.clone();
             return Err(Error::WrongRecording { found, expected: self.fold.recording.clone() });
         }
-        let start = *self.start.get_or_insert(header.room_start);
+        let start = *self.start.get_or_insert(header.room_start + self.from);
         self.schedule.on_window(window);
         self.room.push_window(window);
         self.announce(window, start);
@@ -264,7 +305,27 @@ impl RenderCore {
             let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
             track.place(clock);
         }
+        self.pass_before_warm_up(start, header.room_seen);
         Ok(())
+    }
+
+    /// What is given of the time before the warm-up is only there to be built upon: it does not pile up.
+    fn pass_before_warm_up(&mut self, start: RoomTime, seen: RoomTime) {
+        let Some(warm_up) = &self.warm_up else { return };
+        if seen >= self.time_of(start, warm_up.start) {
+            return;
+        }
+        let complete = seen.offset_micros(-(REORDER_ALLOWANCE.as_micros() as i64));
+        for track in self.tracks.values_mut() {
+            if let TrackMedia::Video(video) = &mut track.media {
+                video.pass(complete);
+            }
+        }
+    }
+
+    /// When a frame is shown.
+    fn time_of(&self, start: RoomTime, frame: i64) -> RoomTime {
+        start.offset_micros((frame * 1_000_000).div_euclid(i64::from(self.spec.fps)))
     }
 
     /// Learns of the tracks that a window tells of.
@@ -275,7 +336,7 @@ impl RenderCore {
                 continue;
             }
             let media = if producer.is_audio {
-                TrackMedia::Audio(Box::new(AudioTrack::new(producer.clone(), start, self.samples.cast_signed())))
+                TrackMedia::Audio(Box::new(AudioTrack::new(producer.clone(), start, self.samples)))
             } else {
                 TrackMedia::Video(Box::new(VideoTrack::new(producer.clone())))
             };
@@ -334,28 +395,61 @@ impl RenderCore {
         Ok(None)
     }
 
-    /// Goes through the frames of a slice.
+    /// Goes through the frames of a slice, and before the first one through those it depends on.
     fn render(&mut self, due: &DueSlice, is_skipped: bool) -> Result<(), Error> {
         let Some(start) = self.start else { return Ok(()) };
         let fps = u64::from(self.spec.fps);
+        if let Some(warm_up) = self.warm_up.take() {
+            self.tell_stage(start, self.time_of(start, warm_up.start));
+            self.go_through(start, warm_up, self.grid.first_sample(self.first), true)?;
+            self.forget_ended();
+        }
         let frames = self.grid.frames(due.number);
         let end_us = due.end.as_micros() as u64;
         // The last slice ends with the recording; at least one frame shows it.
         let frames_end = (end_us * fps).div_ceil(1_000_000).clamp(frames.start + 1, frames.end.max(frames.start + 1));
         let samples_end =
             if due.last { end_us * u64::from(SAMPLE_RATE) / 1_000_000 } else { self.grid.first_sample(due.number + 1) };
-        for frame in frames.start..frames_end {
-            let offset = Duration::from_micros(frame * 1_000_000 / fps);
-            let t = start + offset;
+        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end, is_skipped)
+    }
+
+    fn go_through(
+        &mut self,
+        start: RoomTime,
+        frames: Range<i64>,
+        samples_end: u64,
+        is_skipped: bool,
+    ) -> Result<(), Error> {
+        let fps = i64::from(self.spec.fps);
+        let samples_end = samples_end.cast_signed();
+        for frame in frames.clone() {
+            let t = self.time_of(start, frame);
             self.room.advance(t);
             self.change_layout();
-            let is_last = frame + 1 == frames_end;
-            let until =
-                if is_last { samples_end } else { ((frame + 1) * u64::from(SAMPLE_RATE) / fps).min(samples_end) };
-            self.sound(until)?;
+            let is_last = frame + 1 == frames.end;
+            let frame_end = ((frame + 1) * i64::from(SAMPLE_RATE)).div_euclid(fps);
+            self.sound(if is_last { samples_end } else { frame_end.min(samples_end) })?;
+            // Since the recording began, whatever was cut off before slice 0.
+            let offset = (t + self.from).saturating_since(start);
             self.show(t, offset, is_skipped)?;
         }
         Ok(())
+    }
+
+    /// Who has the stage at `until`, and which cells are taken, as far as events tell.
+    fn tell_stage(&mut self, start: RoomTime, until: RoomTime) {
+        let room_start = start.offset_micros(-(self.from.as_micros() as i64));
+        let mut t = room_start;
+        while t < until {
+            self.room.advance(t);
+            self.change_layout();
+            let scene = self.room.state().scene(|_| Activity::default());
+            let offset = t.saturating_since(room_start);
+            // Only what the layout remembers of it is wanted.
+            let _ =
+                self.stage.layout.arrange(&scene, self.spec.width, self.spec.height, &mut self.stage.memory, offset);
+            t = t.offset_micros(STAGE_STEP_US);
+        }
     }
 
     /// A changed layout counts from its moment on; one that cannot be read changes nothing.
@@ -375,10 +469,10 @@ impl RenderCore {
     }
 
     /// Mixes the samples up to `until` and hands them to the encoder, as far as it wants them.
-    fn sound(&mut self, until: u64) -> Result<(), Error> {
-        let count = until.saturating_sub(self.samples) as usize;
-        let wanted_from = self.encoder.as_ref().map_or(u64::MAX, Encoder::audio_from);
-        if until + SOUND_WARM_UP_SAMPLES < wanted_from {
+    fn sound(&mut self, until: i64) -> Result<(), Error> {
+        let count = (until - self.samples).max(0) as usize;
+        let wanted_from = self.encoder.as_ref().map_or(i64::MAX, |encoder| encoder.audio_from().cast_signed());
+        if until.saturating_add(self.sound_warm_up) < wanted_from {
             for track in self.tracks.values_mut() {
                 if let TrackMedia::Audio(audio) = &mut track.media {
                     audio.skip(count);
@@ -403,7 +497,7 @@ impl RenderCore {
             }
         }
         let mixed = self.mixer.finish(sum);
-        let unwanted = 2 * wanted_from.saturating_sub(self.samples).min(count as u64) as usize;
+        let unwanted = 2 * wanted_from.saturating_sub(self.samples).clamp(0, count as i64) as usize;
         self.samples = until;
         if let Some(encoder) = self.encoder.as_mut().filter(|_| unwanted < mixed.len()) {
             encoder.push_audio(&mixed[unwanted..])?;

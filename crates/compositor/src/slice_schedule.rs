@@ -7,6 +7,7 @@
 //! Owns which slices exist and where they are cut. Does not own rendering.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use roomreel_shared::event::EventKind;
@@ -43,6 +44,8 @@ struct Seen {
 pub struct SliceSchedule {
     slice: Duration,
     next: u64,
+    /// What of the recording is rendered: slice 0 begins at its start.
+    stretch: Range<Duration>,
     room_start: Option<RoomTime>,
     log: LogTime,
     /// The room as a whole, as if it were a track that never ends.
@@ -55,12 +58,19 @@ pub struct SliceSchedule {
 }
 
 impl SliceSchedule {
-    /// Slices of `slice` length, from number `first` on.
+    /// Slices of `slice` length, from number `first` on, of the whole recording.
     #[must_use]
     pub fn new(slice: Duration, first: u64) -> Self {
+        Self::of_stretch(slice, first, Duration::ZERO..Duration::MAX)
+    }
+
+    /// Slices of `slice` length, from number `first` on, of a stretch of the recording; it ends no later than the recording.
+    #[must_use]
+    pub fn of_stretch(slice: Duration, first: u64, stretch: Range<Duration>) -> Self {
         Self {
             slice: slice.max(Duration::from_millis(1)),
             next: first,
+            stretch,
             room_start: None,
             log: LogTime::from_micros(i64::MIN),
             room: None,
@@ -129,8 +139,9 @@ impl SliceSchedule {
         let number = self.next;
         let start = self.slice.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
         let end = start + self.slice;
-        if let Some(room_end) = self.end {
-            let length = room_end.saturating_since(room_start);
+        let recorded = self.end.map(|room_end| room_end.saturating_since(room_start));
+        let length = recorded.unwrap_or(Duration::MAX).min(self.stretch.end).saturating_sub(self.stretch.start);
+        if recorded.is_some() {
             // A recording without any length has no slice; every other ends with one that has.
             if start >= length {
                 self.finished = true;
@@ -141,7 +152,9 @@ impl SliceSchedule {
             self.next += 1;
             return Some(DueSlice { number, start, end: end.min(length), last });
         }
-        let complete_at = room_start + end + REORDER_ALLOWANCE;
+        let last = end >= length;
+        let end = end.min(length);
+        let complete_at = room_start + self.stretch.start + end + REORDER_ALLOWANCE;
         let passed = |seen: &Seen| {
             let missing_us = complete_at.micros_since(seen.room);
             missing_us <= 0 || self.log.micros_since(seen.log) >= missing_us
@@ -149,8 +162,9 @@ impl SliceSchedule {
         if !self.room.iter().chain(self.live.values()).all(passed) {
             return None;
         }
+        self.finished = last;
         self.next += 1;
-        Some(DueSlice { number, start, end, last: false })
+        Some(DueSlice { number, start, end, last })
     }
 
     /// The final window is in and every slice has been given out.
@@ -307,6 +321,22 @@ mod tests {
         let mut story = Story::new();
         let due = story.window(17.0, &[(0.0, created("a"))], &[("a", 17.0)], None);
         assert_eq!(numbers(&due), [0, 1, 2, 3], "one window, four slices");
+    }
+
+    #[test]
+    fn a_stretch_has_slices_of_its_own_and_ends_before_the_recording() {
+        let stretch = |from, to| Duration::from_secs_f64(from)..Duration::from_secs_f64(to);
+        let mut story = Story::new();
+        story.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 0, stretch(2.5, 7.5));
+        assert!(story.window(6.9, &[(0.0, created("a"))], &[("a", 6.9)], None).is_empty(), "6.5 s and the allowance");
+        let due = story.window(12.0, &[], &[("a", 12.0)], None);
+        let told: Vec<_> = due.iter().map(|due| (due.start.as_secs(), due.end.as_secs(), due.last)).collect();
+        assert_eq!(told, [(0, 4, false), (4, 5, true)]);
+        assert!(story.schedule.is_finished());
+        let mut beyond = Story::new();
+        beyond.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 1, stretch(2.0, 60.0));
+        let due = beyond.window(9.0, &[], &[], Some(9.0));
+        assert_eq!(due.iter().map(|due| (due.number, due.end.as_secs(), due.last)).collect::<Vec<_>>(), [(1, 7, true)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::composite::CompositeSpec;
 use crate::event::EventRef;
 use crate::id::{CompositeId, NodeId, RecordingId, RoomId, TenantId};
+use crate::late::{LateJob, Piece};
 use crate::policy::Policy;
 use crate::recording::Recording;
 
@@ -137,6 +138,25 @@ pub struct RenderJob {
     /// Attempts that failed.
     #[serde(default)]
     pub failures: u32,
+    /// Its share of a late render; `None`: it follows a recording from the first window to the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<LateJob>,
+}
+
+impl RenderJob {
+    /// Where it stands.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let composite = self.composite.as_ref().map(|composite| &composite.id);
+        let key = render_key(&self.spec.recording, composite);
+        self.late.as_ref().map_or(key.clone(), |late| format!("{key}/{}", piece_token(&late.piece)))
+    }
+
+    /// Where its progress stands.
+    #[must_use]
+    pub fn progress_key(&self) -> String {
+        progress_of_render(&self.key())
+    }
 }
 
 /// How far a compositor has come with a render. A hint: the slices are the truth.
@@ -237,7 +257,42 @@ pub fn render_progress_prefix() -> String {
 /// The progress beside a render job's key.
 #[must_use]
 pub fn render_progress_key(recording: &RecordingId, composite: Option<&CompositeId>) -> String {
-    render_key(recording, composite).replacen("/renders/", "/render-progress/", 1)
+    progress_of_render(&render_key(recording, composite))
+}
+
+fn progress_of_render(key: &str) -> String {
+    key.replacen("/renders/", "/render-progress/", 1)
+}
+
+fn piece_token(piece: &Piece) -> String {
+    match piece {
+        Piece::Spans { first, end } => format!("{first}-{end}"),
+        Piece::Join => "join".to_owned(),
+    }
+}
+
+/// The piece of a late render that the last part of a job's key names.
+#[must_use]
+pub fn piece_of_token(token: &str) -> Option<Piece> {
+    if token == "join" {
+        return Some(Piece::Join);
+    }
+    let (first, end) = token.split_once('-')?;
+    let piece = Piece::Spans { first: first.parse().ok()?, end: end.parse().ok()? };
+    // One spelling: `+1-2` is none.
+    (piece_token(&piece) == token).then_some(piece)
+}
+
+/// All late renders.
+#[must_use]
+pub fn late_renders_prefix() -> String {
+    format!("{PREFIX}/late-renders/")
+}
+
+/// A late render.
+#[must_use]
+pub fn late_render_key(recording: &RecordingId, composite: &CompositeId) -> String {
+    format!("{}{}/{}", late_renders_prefix(), recording.token(), composite.token())
 }
 
 /// All requests that the coordinator's API has put to the leader.

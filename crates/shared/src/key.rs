@@ -193,6 +193,12 @@ impl RecordingKeys {
         self.composite_file(composite, "composite.mp4")
     }
 
+    /// What was asked of a late render, and where it stands.
+    #[must_use]
+    pub fn render_json(&self, composite: &CompositeId) -> Key {
+        self.composite_file(composite, "render.json")
+    }
+
     /// A track's media as a playable file. `name` is `{peer token}-{audio|video|screen}.{extension}`.
     #[must_use]
     pub fn track_file(&self, name: &str) -> Key {

@@ -22,6 +22,10 @@ use crate::subject::Writer;
 use crate::time::{LogTime, RoomTime};
 use crate::wire;
 
+mod footer;
+
+pub use footer::{Footer, TAIL_BYTES};
+
 const MAGIC: &[u8; 8] = b"RRWIN\x01\r\n";
 const TRAILER_MAGIC: &[u8; 4] = b"RRWE";
 const TRAILER_BYTES: usize = 12;
@@ -448,6 +452,11 @@ pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, Lo
         window_duration_us: i64::try_from(header.window_duration_us).unwrap_or(i64::MAX),
         traceparent: header.trace_parent.clone().unwrap_or_default(),
     };
+    put_footer(&mut object, &footer);
+    object.freeze()
+}
+
+fn put_footer(object: &mut BytesMut, footer: &wire::WindowFooter) {
     let footer = footer.encode_to_vec();
     object.put_slice(&footer);
     object.put_u32_le(u32::try_from(footer.len()).expect("a footer is far below 4 GiB"));
@@ -465,24 +474,8 @@ impl Window {
         if !object.starts_with(MAGIC) {
             return Err(Error::Shape("it does not begin with the magic of version 1"));
         }
-        let Some(trailer_at) = object.len().checked_sub(TRAILER_BYTES).filter(|at| *at >= MAGIC.len()) else {
-            return Err(Error::Shape("it is too short to have a trailer"));
-        };
-        let mut trailer = object.slice(trailer_at..);
-        let footer_length = trailer.get_u32_le() as usize;
-        let expected = trailer.get_u32_le();
-        if trailer != TRAILER_MAGIC[..] {
-            return Err(Error::Shape("it does not end with a trailer: it is cut off"));
-        }
-        let Some(footer_at) = trailer_at.checked_sub(footer_length).filter(|at| *at >= MAGIC.len()) else {
-            return Err(Error::Shape("the footer is longer than the object"));
-        };
-        let footer = object.slice(footer_at..trailer_at);
-        let actual = crc32c::crc32c(&footer);
-        if actual != expected {
-            return Err(Error::FooterChecksum { expected, actual });
-        }
-        let footer = wire::WindowFooter::decode(footer).map_err(|e| Error::Decode(e.to_string()))?;
+        let (footer, footer_length) = footer::read(&object.slice(MAGIC.len()..))?;
+        let footer_at = object.len() - footer_length;
         let segments =
             footer.segments.iter().map(|segment| segment_from_wire(segment, footer_at)).collect::<Result<_, _>>()?;
         let events = footer
@@ -783,6 +776,26 @@ mod tests {
         assert_eq!(batches.iter().map(|b| b.late).collect::<Vec<_>>(), [false, true]);
         assert_eq!(batches[1].batch, batch(1));
         assert_eq!(window.segments[0].late_batches, 1);
+    }
+
+    #[test]
+    fn a_footer_alone_tells_of_the_window() {
+        let object = object();
+        let length = Footer::length(&object).expect("whole");
+        let tail = object.slice(object.len() - length as usize..);
+        let footer = Footer::parse(&tail, object.len() as u64).expect("whole");
+        let whole = Window::parse(object.clone()).expect("whole");
+        let packets = |window: &Window| window.batches(&window.segments[0]).expect("whole").count();
+        assert_eq!((&footer.window().header, &footer.window().events), (&whole.header, &whole.events));
+        assert_eq!((footer.window().segments[0].packets, packets(footer.window())), (2, 0));
+        assert!(Footer::parse(&tail, length).is_err(), "a range beyond the object");
+        assert!(Footer::parse(&tail.slice(1..), object.len() as u64).is_err());
+        let range = footer.range(0).expect("a segment");
+        let media = object.slice(range.start as usize..range.end as usize);
+        let with_media = Window::parse(footer.with_media(&[(0, media)].into())).expect("whole");
+        assert_eq!(packets(&with_media), 2);
+        let events = Window::parse(footer.events_only()).expect("whole");
+        assert_eq!((events.events.len(), events.header.carry_over.log_sequence), (1, 0));
     }
 
     #[test]

@@ -22,7 +22,7 @@ const START_US: i64 = 1_700_000_000_000_000;
 const WINDOW_US: i64 = 1_000_000;
 const BRIGHT: [u8; 3] = [200, 90, 160];
 
-fn fold() -> FoldSpec {
+pub(crate) fn fold() -> FoldSpec {
     FoldSpec {
         tenant: TenantId::new("acme").expect("valid"),
         room: RoomId::new("room").expect("valid"),
@@ -36,25 +36,25 @@ fn fold() -> FoldSpec {
     }
 }
 
-fn spec() -> CompositeSpec {
+pub(crate) fn spec() -> CompositeSpec {
     CompositeSpec { width: 320, height: 180, fps: 10, ..CompositeSpec::default() }
 }
 
-/// `count` VP8 frames of one colour, the first a key frame.
-fn vp8(count: usize) -> Vec<Bytes> {
+/// `count` VP8 frames, each of one colour, the first a key frame.
+pub(crate) fn vp8(count: usize, colour: impl Fn(usize) -> [u8; 3]) -> Vec<Bytes> {
     let found = encoder::find_by_name("libvpx").expect("libavcodec has libvpx");
     let mut context = Context::new_with_codec(found).encoder().video().expect("a video encoder");
     context.set_width(320);
     context.set_height(180);
     context.set_format(Pixel::YUV420P);
     context.set_time_base(Rational::new(1, 10));
-    let options = Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0")]);
+    let options = Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", "9999")]);
     let mut encoder = context.open_with(options).expect("it opens");
     let mut canvas = Canvas::new(320, 180);
-    canvas.fill(BRIGHT);
     let mut coded = Vec::new();
     let mut packet = Coded::empty();
     for index in 0..count {
+        canvas.fill(colour(index));
         let mut frame = canvas.frame().clone();
         frame.set_pts(Some(index as i64));
         encoder.send_frame(&frame).expect("it takes a frame");
@@ -89,7 +89,7 @@ fn media() -> (Vec<(i64, EventKind)>, Packets) {
         (2_000_000, EventKind::ProducerPaused { track: key("mic").track }),
     ];
     let mut packets = Packets::new();
-    for (index, picture) in vp8(25).into_iter().enumerate() {
+    for (index, picture) in vp8(25, |_| BRIGHT).into_iter().enumerate() {
         let at = 520_000 + index as i64 * 100_000;
         let (first, second) = picture.split_at(picture.len() / 2);
         for (part, (descriptor, data)) in [(0x10, first), (0x00, second)].into_iter().enumerate() {
@@ -197,11 +197,16 @@ fn rendered(mut core: RenderCore) -> (Vec<RenderedSlice>, RenderCore) {
 
 /// Luma at the middle of each picture of a slice.
 fn middles(core_config: &VideoConfig, slice: &RenderedSlice) -> Vec<u8> {
+    luma_of(core_config, &slice.encoded)
+}
+
+/// The same of an encoded slice.
+pub(crate) fn luma_of(core_config: &VideoConfig, slice: &EncodedSlice) -> Vec<u8> {
     let mut decoder = VideoDecoder::new(&Codec::H264).expect("there is one");
     let annex_b = |unit: &[u8]| [&[0, 0, 0, 1], unit].concat();
     let sets = [annex_b(&core_config.sps), annex_b(&core_config.pps)].concat();
     let mut middles = BTreeMap::new();
-    let mut samples: Vec<_> = slice.encoded.video.iter().map(|sample| (sample.pts, sample.data.to_vec())).collect();
+    let mut samples: Vec<_> = slice.video.iter().map(|sample| (sample.pts, sample.data.to_vec())).collect();
     // Pictures come out one late or more: the last ones are pushed out by the first again.
     samples.extend(samples.clone());
     for (index, (pts, mut data)) in samples.into_iter().enumerate() {
@@ -211,7 +216,7 @@ fn middles(core_config: &VideoConfig, slice: &RenderedSlice) -> Vec<u8> {
             data[at..at + 4].copy_from_slice(&[0, 0, 0, 1]);
             at += 4 + length;
         }
-        let first = if index % slice.encoded.video.len() == 0 { sets.clone() } else { Vec::new() };
+        let first = if index % slice.video.len() == 0 { sets.clone() } else { Vec::new() };
         for (pts, picture) in decoder.decode(&[first, data].concat(), pts).expect("our own bitstream") {
             middles.entry(pts).or_insert(picture.y()[picture.stride(0) * 60 + 160]);
         }

@@ -74,6 +74,10 @@ pub struct RoomState {
     hidden: BTreeSet<PeerId>,
     /// What the layout was changed to, if it was.
     layout: Option<String>,
+    /// Changes of the layout are not for us.
+    keeps_layout: bool,
+    /// Nor is who is hidden.
+    keeps_hidden: bool,
     paused: bool,
 }
 
@@ -147,10 +151,12 @@ impl RoomState {
             EventKind::RecordingResumed { .. } => self.paused = false,
             EventKind::LayoutChanged { composite: of, layout, hidden, .. } => {
                 if of.as_ref().is_none_or(|of| of == composite) {
-                    if !layout.is_empty() {
+                    if !layout.is_empty() && !self.keeps_layout {
                         self.layout = Some(layout.clone());
                     }
-                    self.hidden = hidden.iter().cloned().collect();
+                    if !self.keeps_hidden {
+                        self.hidden = hidden.iter().cloned().collect();
+                    }
                 }
             }
             EventKind::RoomCreated { .. }
@@ -281,6 +287,16 @@ impl RoomTimeline {
             state: RoomState::default(),
             began: false,
         }
+    }
+
+    /// As a composite sees it that was asked for later: with the layout it was asked for, and these participants hidden, if it
+    /// was said who, whatever was wished while the recording ran.
+    #[must_use]
+    pub fn late(composite: CompositeId, hidden: Option<BTreeSet<PeerId>>) -> Self {
+        let keeps_hidden = hidden.is_some();
+        let hidden = hidden.unwrap_or_default();
+        let state = RoomState { hidden, keeps_layout: true, keeps_hidden, ..RoomState::default() };
+        Self { state, ..Self::new(composite) }
     }
 
     /// Takes a window's events. Before those of the first one, what it says was there already.

@@ -110,6 +110,7 @@ impl World {
             composite: Some(self.composite.clone()),
             documents: true,
             failures: 0,
+            late: None,
         };
         let key = render_key(&self.fold.recording, Some(&self.composite.id));
         let put = Change::Put(key, Bytes::from(serde_json::to_vec(&job).expect("JSON")), None);

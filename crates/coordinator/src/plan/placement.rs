@@ -111,6 +111,7 @@ fn place_renders(placer: &mut Placer<'_>, recording: &RecordingId, actions: &mut
             composite: composite.cloned(),
             documents,
             failures: 0,
+            late: None,
         });
         let done = progress.is_some_and(|progress| progress.finished);
         let failed = progress.is_some_and(|progress| progress.error.is_some() && of_this_attempt(&job, progress));

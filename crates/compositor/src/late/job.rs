@@ -1,0 +1,82 @@
+//! A node's share of a late render: its spans, and what is said of them in the coordination store.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use opentelemetry::KeyValue;
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::id::CompositeId;
+use roomreel_shared::late::LateJob;
+use roomreel_shared::ports::Ports;
+
+use super::{Spans, Step};
+use crate::actor::RenderArguments;
+use crate::claim::Claim;
+use crate::render_job::{Error, Meters, Next};
+
+/// Spans that are made for the cluster.
+pub(crate) struct SpanJob {
+    ports: Ports,
+    claim: Claim,
+    composite: CompositeId,
+    spans: Spans,
+    busy: Arc<AtomicU64>,
+    meters: Meters,
+}
+
+impl SpanJob {
+    /// The spans `todo` of `late`.
+    pub(crate) fn new(given: RenderArguments, spec: CompositeSpec, late: LateJob, todo: Range<u64>) -> Self {
+        let RenderArguments { ports, node, job, revision, busy } = given;
+        Self {
+            claim: Claim::new(node, &job, revision),
+            composite: spec.id.clone(),
+            spans: Spans::new(ports.store.clone(), spec, job.spec, late, todo),
+            ports,
+            busy,
+            meters: Meters::new(),
+        }
+    }
+
+    pub(crate) fn set_revision(&mut self, revision: u64) {
+        self.claim.set_revision(revision);
+    }
+
+    pub(crate) fn composite_id(&self) -> &CompositeId {
+        &self.composite
+    }
+
+    /// Does one thing.
+    pub(crate) async fn step(&mut self) -> Result<Next, Error> {
+        let done = self.try_step().await;
+        if let Err(error) = &done
+            && !matches!(error, Error::Superseded)
+        {
+            self.meters.failures.add(1, &[KeyValue::new("permanent", error.is_permanent())]);
+        }
+        done
+    }
+
+    async fn try_step(&mut self) -> Result<Next, Error> {
+        match self.spans.step().await? {
+            Step::More => Ok(Next::Step),
+            Step::Made(length, spent) => {
+                self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
+                self.meters.slices.add(1, &[]);
+                self.meters.render_time.record(spent.as_secs_f64() / length.as_secs_f64().max(0.001), &[]);
+                self.report(false, None).await?;
+                Ok(Next::Step)
+            }
+            Step::Finished => {
+                self.report(true, None).await?;
+                Ok(Next::Finished)
+            }
+        }
+    }
+
+    pub(crate) async fn report(&mut self, finished: bool, error: Option<String>) -> Result<(), Error> {
+        let slices = self.spans.made();
+        Ok(self.claim.report(&*self.ports.coordination, slices, finished, error, Vec::new()).await?)
+    }
+}
