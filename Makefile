@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready setup-bench bench-compositor fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ simulate: setup ## the cores in virtual time among faulty servers: make simulate
 
 bench-ready: setup-test ## how long after a room of 1, 5 and 20 min closes its composite can be read (7 min)
 	cargo run --package roomreel-tests --bin bench-ready
+
+setup-bench: ## the same, with GStreamer, beside which the compositor is measured
+	@scripts/setup bench
+
+bench-compositor: setup-bench ## CPU per second of output for 1 to 25 participants, beside FFmpeg and GStreamer (30 min; ROUNDS=1: 10)
+	RUST_BACKTRACE=0 cargo run --package roomreel-tests --bin bench-compositor
 
 fmt: ## format all sources
 	cargo fmt --all
