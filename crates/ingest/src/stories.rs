@@ -325,6 +325,29 @@ fn random_log(fates: &[Fate], pauses: &[u16]) -> Log {
     let mut arrivals = Vec::new();
     for (i, fate) in fates.iter().enumerate() {
         let (name, number) = (if i % 2 == 0 { "cam" } else { "mic" }, i as u64 / 2);
+#[test]
+fn what_a_stream_sent_between_two_publishers_was_not_lost_by_the_network() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..3, 100);
+    // The same stream goes on under the next publisher; ten of its packets had none.
+    let mut next = batch("cam", 7, 0, 500);
+    next.incarnation = incarnation(8);
+    for (packet, sequence) in next.packets.iter_mut().zip(22_u16..) {
+        let mut bytes = packet.data.bytes().to_vec();
+        bytes[2..4].copy_from_slice(&sequence.to_be_bytes());
+        packet.data = roomreel_shared::batch::PacketData::Rtp(bytes.into());
+    }
+    log.push(&address(Writer::Sfu(sfu()), Entry::Media(track("cam"))), next.encode(), 500);
+    log.sfu(closed(), 900);
+    let folded = fold(&spec(), &log.entries);
+    let gaps: Vec<_> = folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| &gap.missing).collect();
+    assert_eq!(
+        gaps,
+        [&Missing::Accepted { reason: AcceptedReason::Publisher, batches: (3, 3), packets: (12, None) }],
+        "what the first publisher held last is not known; nothing else is missing"
+    );
+}
+
         let at = 100 + i as i64 * 53;
         let mut arrive = |ms: i64| arrivals.push((ms, name, number));
         match fate {

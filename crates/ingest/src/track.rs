@@ -248,6 +248,8 @@ impl TrackFold {
                 self.resolve_hole(incarnation, batch_no, batch.batch.first_packet_no, batch.batch.packets[0].time);
             }
         }
+        // What a stream sent between two publishers had no publisher: the network did not lose it.
+        self.streams.iter_mut().for_each(Stream::interrupt);
         self.drain(incarnation, false);
     }
 
@@ -403,7 +405,8 @@ impl TrackFold {
         let packets = &batch.batch.packets;
         let (first, last) = (packets[0].time, packets[packets.len() - 1].time);
         open.span = Some(open.span.map_or((first, last), |span| (span.0, last)));
-        for (number, packet) in (batch.batch.first_packet_no..).zip(packets) {
+        // Packets first: the range would be asked for one number more than there may be.
+        for (packet, number) in packets.iter().zip(batch.batch.first_packet_no..) {
             match &packet.data {
                 PacketData::Rtp(bytes) => match PacketView::parse(bytes.clone()) {
                     Ok(view) => self.on_rtp(batch.batch.incarnation, number, &view, packet.time, late),

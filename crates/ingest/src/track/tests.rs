@@ -11,7 +11,7 @@ fn open(admission: Admission) -> TrackFold {
 
 fn entry(batch: RtpBatch) -> Arc<TrackBatch> {
     let number = batch.batch_no;
-    let time = story::log_time(100 * number as i64);
+    let time = story::log_time(100 * (number % 1000) as i64);
     Arc::new(TrackBatch { sequence: number + 1, time, message: batch.encode(), batch, from_zero: true })
 }
 
@@ -104,6 +104,19 @@ fn hostile_publisher_gaps_do_no_harm() {
         inputs.push(TrackInput::PublisherGap(gap));
         end_of(open(Admission::Store), inputs);
     }
+}
+
+#[test]
+fn numbers_may_reach_the_end_of_their_range() {
+    let mut last = story::batch("cam", 7, 0, 0);
+    last.batch_no = u64::MAX - 1;
+    last.first_packet_no = u64::MAX - last.packets.len() as u64;
+    let mut fold = open(Admission::Store);
+    let mut outputs = Vec::new();
+    let entry = TrackBatch { from_zero: false, ..Arc::unwrap_or_clone(entry(last)) };
+    fold.on_input(TrackInput::Batch(Arc::new(entry)), &mut outputs);
+    let (packets, gaps) = end_of(fold, Vec::new());
+    assert_eq!((packets, gaps), (4, Vec::new()));
 }
 
 #[test]
