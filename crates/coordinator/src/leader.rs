@@ -16,6 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore as _, SeedableRng as _};
 use roomreel_shared::cluster::{self, ActiveRecording, Role};
 use roomreel_shared::id::{RecordingId, SfuId};
+use roomreel_shared::late::{LateRender, LateState};
 use roomreel_shared::ports::{Coordination, LogEntry, NewEntry, Ports, RoomLog};
 use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::subject::Shard;
@@ -147,6 +148,7 @@ impl Leader {
             cluster::nodes_prefix(Role::Compositor),
             cluster::progress_prefix(),
             cluster::render_progress_prefix(),
+            cluster::late_renders_prefix(),
             cluster::requests_prefix(),
         ] {
             tasks.spawn(wake_on_change(self.ports.coordination.clone(), prefix, wake.clone()));
@@ -430,6 +432,15 @@ fn log(action: &Action, effect: &Effect) {
                 tracing::warn!(%tenant, %room, recording = %id, reason, "a recording failed; what it has is in the bucket");
             } else {
                 tracing::info!(%tenant, %room, recording = %id, ?state, reason, "a recording ended");
+            }
+        }
+        (Action::FinishLate { render, .. }, _) => {
+            let LateRender { recording, spec, state, reason, .. } = &render.render;
+            let composite = &spec.composite.id;
+            if *state == LateState::Failed {
+                tracing::warn!(%recording, %composite, reason, "a late render failed; its slices are in the bucket");
+            } else {
+                tracing::info!(%recording, %composite, "a late render is complete");
             }
         }
         (Action::Start(active), _) => {

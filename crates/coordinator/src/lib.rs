@@ -13,6 +13,7 @@ pub mod bucket;
 pub mod config;
 pub mod control;
 pub mod election;
+pub mod late;
 pub mod leader;
 pub mod metrics;
 pub mod node;

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use futures::future::try_join_all;
 use roomreel_shared::cluster::{self, Role};
 use roomreel_shared::id::{CompositeId, RecordingId};
+use roomreel_shared::late::ActiveRender;
 use roomreel_shared::ports::{Coordination, CoordinationError, Record};
 use serde::de::DeserializeOwned;
 
-use crate::plan::{Alive, RenderId};
+use crate::plan::{Alive, LateId, PieceId, RenderId};
 
 /// Longest value that is read; longer ones are none of ours.
 const MAX_VALUE_BYTES: usize = 1024 * 1024;
@@ -39,6 +40,7 @@ impl Observed {
             cluster::progress_prefix(),
             cluster::renders_prefix(),
             cluster::render_progress_prefix(),
+            cluster::late_renders_prefix(),
             cluster::requests_prefix(),
         ];
         let lists: Vec<_> = prefixes.iter().map(|prefix| store.list(prefix)).collect();
@@ -64,9 +66,23 @@ impl Observed {
         } else if let Some(token) = below(cluster::progress_prefix()) {
             alive.progress.insert(recording(&token)?, json(record)?);
         } else if let Some(tokens) = below(cluster::renders_prefix()) {
-            alive.renders.insert(render(&tokens)?, json(record)?);
+            match piece(&tokens)? {
+                Some(id) => drop(alive.pieces.insert(id, json(record)?)),
+                None => drop(alive.renders.insert(render(&tokens)?, json(record)?)),
+            }
         } else if let Some(tokens) = below(cluster::render_progress_prefix()) {
-            alive.render_progress.insert(render(&tokens)?, json(record)?);
+            match piece(&tokens)? {
+                Some(id) => drop(alive.piece_progress.insert(id, json(record)?)),
+                None => drop(alive.render_progress.insert(render(&tokens)?, json(record)?)),
+            }
+        } else if let Some(tokens) = below(cluster::late_renders_prefix()) {
+            let id = late_render(&tokens)?;
+            let late: ActiveRender = json(record)?;
+            // It names its own jobs' keys.
+            if (&late.fold.recording, &late.render.spec.composite.id) != (&id.0, &id.1) {
+                return Err("the late render names itself otherwise than its key".to_owned());
+            }
+            alive.late.insert(id, late);
         } else if let Some(id) = below(cluster::requests_prefix()) {
             alive.requests.insert(id, json(record)?);
         } else {
@@ -91,6 +107,24 @@ fn render(tokens: &str) -> Result<RenderId, String> {
         token => Some(CompositeId::from_token(token).map_err(|e| e.to_string())?),
     };
     Ok(RenderId { recording: recording(of)?, composite })
+}
+
+fn late_render(tokens: &str) -> Result<LateId, String> {
+    match render(tokens)? {
+        RenderId { recording, composite: Some(composite) } => Ok((recording, composite)),
+        RenderId { composite: None, .. } => Err("it has no composite".to_owned()),
+    }
+}
+
+/// A job of a late render has one part more than another render.
+fn piece(tokens: &str) -> Result<Option<PieceId>, String> {
+    match tokens.rsplit_once('/') {
+        Some((of, last)) if of.contains('/') => {
+            let piece = cluster::piece_of_token(last).ok_or("its last part names no piece")?;
+            Ok(Some((late_render(of)?, piece)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Reads a record's value.
@@ -135,6 +169,8 @@ mod tests {
             (record(cluster::recording_key(&id), vec![b' '; MAX_VALUE_BYTES + 1]), false),
             (record(format!("{}../x", cluster::assignments_prefix()), "{}"), false),
             (record(format!("{}01abc", cluster::renders_prefix()), "{}"), false),
+            (record(format!("{}01abc/grid/+1-2", cluster::renders_prefix()), "{}"), false),
+            (record(format!("{}01abc/=documents", cluster::late_renders_prefix()), "{}"), false),
             (record(cluster::progress_key(&id), vec![0xff, 0xfe]), false),
         ] {
             assert_eq!(observed.take(&record).is_ok(), is_good, "{}", record.key);

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use roomreel_shared::cluster::{self, ActiveRecording, UnfinishedDocument};
+use roomreel_shared::cluster::{self, ActiveRecording, RenderJob, UnfinishedDocument};
 use roomreel_shared::id::{RecordingId, TenantId};
 use roomreel_shared::key::{self, Key, RecordingKeys};
+use roomreel_shared::late::ActiveRender;
 use roomreel_shared::ports::{Change, Compare, CoordinationError, ObjectStore, Outcome, Ports, StoreError};
 use roomreel_shared::recording::Recording;
 use serde::Serialize;
@@ -16,6 +17,7 @@ use time::OffsetDateTime;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
+use crate::late;
 use crate::leader::Reign;
 use crate::metrics::Metrics;
 use crate::plan::{Action, RenderId};
@@ -86,6 +88,17 @@ impl Performer<'_> {
             }
             Action::Answer { request, outcome } => self.answer(request, outcome).await,
             Action::Finish { recording, renders } => self.finish(recording, renders).await,
+            Action::Late { render, jobs, gone } => {
+                let given = jobs.iter().map(|job| Change::Put(job.key(), to_json(job), None));
+                let stale = jobs.iter().map(|job| Change::Delete(job.progress_key()));
+                let also = given.chain(stale).chain(deletions(gone)).collect();
+                self.write("late", late_key(render), render, also).await
+            }
+            Action::FinishLate { render, gone } => {
+                self.bounded(late::record(&*self.ports.store, &render.fold, &render.render)).await??;
+                let gone = deletions(gone).chain([Change::Delete(late_key(render))]).collect();
+                self.transact("finish late", self.guard(late_key(render)), gone).await
+            }
             Action::Command { .. } | Action::Tick { .. } => Ok(Effect::None),
         }
     }
@@ -212,6 +225,29 @@ impl Performer<'_> {
         }
         timeout_at(self.reign.ends_at(), call).await.map_err(|_| Error::Over)
     }
+}
+
+/// Writes `recording.json`, which is written once: what stands there may say more by now, of late renders.
+async fn write_final(store: &dyn ObjectStore, keys: &RecordingKeys, body: Bytes) -> Result<(), StoreError> {
+    let key = keys.recording_json();
+    match store.create(&key, body.clone()).await {
+        Err(StoreError::AlreadyExists { .. }) => {}
+        written => return written,
+    }
+    let standing: Option<Recording> = serde_json::from_slice(&store.get(&key).await?).ok();
+    match standing {
+        Some(standing) if standing.state.is_final() => Ok(()),
+        // Damaged, or none of ours: the recording is not held up by it.
+        _ => store.put(&key, body).await,
+    }
+}
+
+fn late_key(render: &ActiveRender) -> String {
+    cluster::late_render_key(&render.fold.recording, &render.render.spec.composite.id)
+}
+
+fn deletions(jobs: &[RenderJob]) -> impl Iterator<Item = Change> {
+    jobs.iter().flat_map(|job| [job.key(), job.progress_key()]).map(Change::Delete)
 }
 
 /// What is written to the coordination store and the bucket.

@@ -20,7 +20,9 @@ use roomreel_shared::ports::{
 };
 use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::subject::{self, Shard};
-use roomreel_shared::window::{self, Header};
+use roomreel_shared::late::Piece;
+use roomreel_shared::time::RoomTime;
+use roomreel_shared::window::{self, Final, Header};
 use roomreel_shared::wire;
 use tokio::time::{Instant, sleep};
 
@@ -153,8 +155,56 @@ impl World {
         (world, coordinator, recording)
     }
 
+    /// Puts a last window into the bucket, and nothing else.
+    pub async fn last_window(&self, recording: &Recording, length_us: i64) {
+        let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+        let start = RoomTime::from_micros(1_700_000_000_000_000);
+        let header = Header {
+            tenant: recording.tenant.clone(),
+            room: recording.room.clone(),
+            recording: recording.id.clone(),
+            window: 0,
+            epoch: 1,
+            nonce: 1,
+            previous: None,
+            log_span: Default::default(),
+            room_start: start,
+            room_seen: start.offset_micros(length_us),
+            window_duration_us: 4_000_000,
+            gaps: Vec::new(),
+            carry_over: wire::CarryOver::default(),
+            end: Some(Final { reason: StopReason::RoomClosed, room_end: start.offset_micros(length_us) }),
+            trace_parent: None,
+        };
+        self.store.create(&keys.window(0), window::encode(&header, &[], &[])).await.expect("the store is up");
+    }
+
+    /// Compositors finish every job of late renders, or fail.
+    pub async fn report_late(&self, error: Option<&str>) {
+        let listed = self.coordination.list(&cluster::renders_prefix()).await.expect("the store is up");
+        for job in listed.records.iter().map(|record| json::<RenderJob>(record).expect("well formed")) {
+            let (Some(node), Some(late)) = (job.node.clone(), &job.late) else { continue };
+            let files = match late.piece {
+                Piece::Join => vec!["composites/pitch/composite.mp4".to_owned()],
+                Piece::Spans { .. } => Vec::new(),
+            };
+            let (finished, error) = (error.is_none(), error.map(str::to_owned));
+            let progress = RenderProgress { node, slices: late.division.slices, finished, error, files };
+            self.put(job.progress_key(), &progress).await;
+        }
+    }
+
+    /// The coordination store has lost all that it knew of late renders.
+    pub async fn forget_late(&self) {
+        for prefix in [cluster::late_renders_prefix(), cluster::renders_prefix(), cluster::render_progress_prefix()] {
+            let listed = self.coordination.list(&prefix).await.expect("the store is up");
+            let gone = listed.records.into_iter().map(|record| Change::Delete(record.key)).collect();
+            self.coordination.transact(Vec::new(), gone).await.expect("the store is up");
+        }
+    }
+
     /// The room closes, and ingest and compositors finish.
-    async fn complete(&mut self, recording: &RecordingId) -> Recording {
+    pub async fn complete(&mut self, recording: &RecordingId) -> Recording {
         self.event("standup", room_closed()).await;
         self.fold(9, true).await;
         self.render().await;

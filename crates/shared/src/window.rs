@@ -24,7 +24,7 @@ use crate::wire;
 
 mod footer;
 
-pub use footer::{Footer, TAIL_BYTES};
+pub use footer::{FetchError, Footer};
 
 const MAGIC: &[u8; 8] = b"RRWIN\x01\r\n";
 const TRAILER_MAGIC: &[u8; 4] = b"RRWE";
@@ -297,12 +297,10 @@ pub struct Window {
     object: Bytes,
 }
 
-/// One track's frames while a window is open.
+/// One track's frames while a window is open. Messages are held as they came and copied once, into the object.
 #[derive(Debug, Default)]
 pub struct SegmentFrames {
-    bytes: BytesMut,
-    batches: u32,
-    late: u32,
+    sealed: SealedFrames,
 }
 
 impl SegmentFrames {
@@ -310,47 +308,60 @@ impl SegmentFrames {
     ///
     /// # Panics
     /// If the message is longer than [`batch::MAX_BATCH_BYTES`], which no decoded batch is.
-    pub fn push(&mut self, message: &[u8], log_time: LogTime, late: bool) {
+    pub fn push(&mut self, message: &Bytes, log_time: LogTime, late: bool) {
         assert!(message.len() <= batch::MAX_BATCH_BYTES, "a decoded batch is within the limit");
-        self.bytes.reserve(FRAME_HEADER_BYTES + message.len());
-        self.bytes.put_u32_le(message.len() as u32);
-        self.bytes.put_u8(if late { LATE } else { 0 });
-        self.bytes.put_i64_le(log_time.as_micros());
-        self.bytes.put_slice(message);
-        self.batches += 1;
-        self.late += u32::from(late);
+        let frame = Frame { message: message.clone(), log_time, late };
+        let frames = &mut self.sealed;
+        // Now, and not when all is written: the message has just been read.
+        frames.crc32c = crc32c::crc32c_append(crc32c::crc32c_append(frames.crc32c, &frame.header()), message);
+        frames.length += FRAME_HEADER_BYTES + message.len();
+        frames.late += u32::from(late);
+        frames.frames.push(frame);
     }
 
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.sealed.len()
     }
 
     /// Whether there is no batch yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.sealed.is_empty()
     }
 
     /// Ends the segment.
     #[must_use]
     pub fn seal(self) -> SealedFrames {
-        SealedFrames {
-            crc32c: crc32c::crc32c(&self.bytes),
-            bytes: self.bytes.freeze(),
-            batches: self.batches,
-            late: self.late,
-        }
+        self.sealed
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    message: Bytes,
+    log_time: LogTime,
+    late: bool,
+}
+
+impl Frame {
+    fn header(&self) -> [u8; FRAME_HEADER_BYTES] {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        let mut rest = &mut header[..];
+        rest.put_u32_le(self.message.len() as u32);
+        rest.put_u8(if self.late { LATE } else { 0 });
+        rest.put_i64_le(self.log_time.as_micros());
+        header
     }
 }
 
 /// The frames of a segment that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SealedFrames {
-    bytes: Bytes,
+    frames: Vec<Frame>,
+    length: usize,
     crc32c: u32,
-    batches: u32,
     late: u32,
 }
 
@@ -358,13 +369,13 @@ impl SealedFrames {
     /// Its length in the object.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.length
     }
 
     /// Whether it holds no batch.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.frames.is_empty()
     }
 }
 
@@ -396,14 +407,17 @@ pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, Lo
         .iter()
         .map(|segment| {
             let offset = object.len() as u64;
-            object.put_slice(&segment.frames.bytes);
+            for frame in &segment.frames.frames {
+                object.put_slice(&frame.header());
+                object.put_slice(&frame.message);
+            }
             wire::Segment {
                 sfu_id: segment.key.sfu.to_string(),
                 track_id: segment.key.track.to_string(),
                 offset,
                 length: segment.frames.len() as u64,
                 crc32c: segment.frames.crc32c,
-                batches: segment.frames.batches,
+                batches: u32::try_from(segment.frames.frames.len()).unwrap_or(u32::MAX),
                 packets: segment.packets,
                 invalid_packets: segment.invalid_packets,
                 first_time_us: segment.span.0.as_micros(),
@@ -462,7 +476,6 @@ fn put_footer(object: &mut BytesMut, footer: &wire::WindowFooter) {
     object.put_u32_le(u32::try_from(footer.len()).expect("a footer is far below 4 GiB"));
     object.put_u32_le(crc32c::crc32c(&footer));
     object.put_slice(TRAILER_MAGIC);
-    object.freeze()
 }
 
 impl Window {

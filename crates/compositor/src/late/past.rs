@@ -13,7 +13,7 @@ use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{ObjectStore, StoreError};
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::time::RoomTime;
-use roomreel_shared::window::{Footer, TAIL_BYTES, TrackKey};
+use roomreel_shared::window::{FetchError, Footer, TrackKey};
 
 use crate::render::WARM_UP;
 use crate::render_job::Error;
@@ -145,13 +145,9 @@ impl Past {
     async fn footer(&self, number: u64) -> Result<Footer, Error> {
         let key = self.keys.window(number);
         let size = self.sizes.get(number as usize).copied().unwrap_or_default();
-        let tail = |bytes: u64| self.store.get_range(&key, size.saturating_sub(bytes)..size);
-        let damaged = |source| Error::Window { number, source };
-        let mut end = tail(TAIL_BYTES).await?;
-        let length = Footer::length(&end).map_err(damaged)?;
-        if length > end.len() as u64 && length <= size {
-            end = tail(length).await?;
-        }
-        Footer::parse(&end, size).map_err(damaged)
+        Footer::fetch(&*self.store, &key, size).await.map_err(|error| match error {
+            FetchError::Store(error) => error.into(),
+            FetchError::Window(source) => Error::Window { number, source },
+        })
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod auth;
 pub mod files;
+mod late;
 pub mod problem;
 mod routes;
 pub mod service;

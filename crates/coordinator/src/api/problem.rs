@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use roomreel_shared::id::RecordingId;
+use roomreel_shared::id::{CompositeId, RecordingId};
 use roomreel_shared::ports::{CoordinationError, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -93,9 +93,37 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, 2003, "no such recording", "there is no recording with this id")
     }
 
+    /// 2005: the recording is not final yet.
+    pub fn not_ended() -> Self {
+        let detail = "the recording is still under way; ask again when it has reached its final state";
+        Self::new(StatusCode::CONFLICT, 2005, "recording has not ended", detail)
+    }
+
+    /// 2006: nothing can be rendered from the recording.
+    pub fn not_renderable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, 2006, "recording cannot be rendered", detail)
+    }
+
+    /// 2007: the composite's id stands for something else.
+    pub fn composite_taken(composite: &CompositeId) -> Self {
+        let detail = format!("the recording has another composite {composite}; choose another id");
+        Self::new(StatusCode::CONFLICT, 2007, "composite exists", detail)
+    }
+
+    /// 2008: nobody has asked for such a composite after the recording.
+    pub fn no_composite() -> Self {
+        let detail = "no late render of this recording has this id; the recording itself lists what was rendered with it";
+        Self::new(StatusCode::NOT_FOUND, 2008, "no such late render", detail)
+    }
+
     /// 4002: the recording has no such file.
     pub fn no_file(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, 4002, "no such file", detail)
+    }
+
+    /// 5002: the participant may neither record nor download the room.
+    pub fn not_seen() -> Self {
+        Self::not_authorised("the room's policy does not let this participant see its recordings (5002)")
     }
 
     /// 5002: the participant's role does not permit it.

@@ -8,16 +8,18 @@ use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use roomreel_shared::cluster;
 use roomreel_shared::composite::CompositeSpec;
-use roomreel_shared::id::{PeerId, RecordingId, RoomId};
+use roomreel_shared::id::{CompositeId, PeerId, RecordingId, RoomId};
 use roomreel_shared::recording::Recording;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use time::format_description::well_known::Iso8601;
 use time::{Date, OffsetDateTime};
 
 use super::auth::Principal;
 use super::problem::Problem;
 use super::service::{self, Page};
-use super::{ApiState, MAX_BODY_BYTES, files};
+use super::{ApiState, MAX_BODY_BYTES, files, late};
+use crate::late::check_composite;
 use crate::request::{Refusal, Request, Wish};
 
 /// Most composites of a recording.
@@ -49,6 +51,8 @@ pub(super) fn routes() -> Vec<Route> {
         post("/v1/recordings/{id}/stop", self::post(stop)),
         post("/v1/recordings/{id}/pause", self::post(pause)),
         post("/v1/recordings/{id}/resume", self::post(resume)),
+        post("/v1/recordings/{id}/composites", self::post(render)),
+        get("/v1/recordings/{id}/composites/{composite}", self::get(show_render)),
         get("/v1/recordings/{id}/files/{*name}", self::get(file)),
         get("/healthz", self::get(healthz)),
         get("/readyz", self::get(readyz)),
@@ -98,6 +102,20 @@ fn answer(status: StatusCode, recording: &Recording) -> Response {
     response
 }
 
+fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(MAX_BODY_BYTES),
+        _ => Problem::malformed(rejection.body_text()),
+    })
+}
+
+fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::malformed("the body is not a JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|e| Problem::malformed(format!("the body: {e}")))
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct StartBody {
@@ -107,17 +125,8 @@ struct StartBody {
 
 impl StartBody {
     fn read(body: Result<Bytes, BytesRejection>) -> Result<Self, Problem> {
-        let body = body.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(MAX_BODY_BYTES),
-            _ => Problem::malformed(rejection.body_text()),
-        })?;
-        if body.is_empty() {
-            return Ok(Self::default());
-        }
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(Problem::malformed("the body is not a JSON object"));
-        }
-        let body: Self = serde_json::from_slice(&body).map_err(|e| Problem::malformed(format!("the body: {e}")))?;
+        let body = received(body)?;
+        let body: Self = if body.is_empty() { Self::default() } else { object(&body)? };
         let composites = body.composites.as_deref().unwrap_or_default();
         if composites.len() > MAX_COMPOSITES {
             let asked = composites.len();
@@ -126,7 +135,8 @@ impl StartBody {
             )));
         }
         for (n, composite) in composites.iter().enumerate() {
-            composite.check().map_err(|e| Problem::malformed(e.to_string()))?;
+            let path = format!("composites[{n}]");
+            check_composite(&path, composite).map_err(|e| Problem::malformed(e.to_string()))?;
             if composites[..n].iter().any(|other| other.id == composite.id) {
                 return Err(Problem::malformed(format!("two composites have the id {}", composite.id)));
             }
@@ -205,11 +215,40 @@ async fn show(State(state): State<ApiState>, headers: HeaderMap, id: Result<Path
     let principal = reader(&state, &headers)?;
     let found = service::find(&state.ports, &principal.tenant, &recording_id(&path(id)?)?).await?;
     if !service::may_see(&principal, &found.recording) {
-        return Err(Problem::not_authorised(
-            "the room's policy does not let this participant see its recordings (5002)",
-        ));
+        return Err(Problem::not_seen());
     }
     Ok(answer(StatusCode::OK, &found.recording))
+}
+
+async fn render(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let principal = writer(&state, &headers)?;
+    let id = recording_id(&path(id)?)?;
+    let (render, is_done) = late::ask(&state.ports, &principal, &id, object(&received(body)?)?).await?;
+    let (recording, composite) = (render.recording.token(), render.spec.composite.id.token());
+    let location = HeaderValue::try_from(format!("/v1/recordings/{recording}/composites/{composite}")).ok();
+    let status = if is_done { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = (status, axum::Json(render)).into_response();
+    if let Some(location) = location {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+async fn show_render(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    parts: Result<Path<(String, String)>, PathRejection>,
+) -> Answer {
+    let principal = reader(&state, &headers)?;
+    let (id, composite) = path(parts)?;
+    let composite = CompositeId::new(composite).map_err(|_| Problem::no_composite())?;
+    let render = late::show(&state.ports, &principal, &recording_id(&id)?, &composite).await?;
+    Ok(axum::Json(render).into_response())
 }
 
 async fn file(

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use roomreel_shared::key::RecordingKeys;
+use roomreel_shared::late::{LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::ObjectStore as _;
 use roomreel_shared::recording::{Recording, State};
@@ -22,7 +23,7 @@ use super::auth::{AuthConfig, KeySource, Refused, Verifier};
 use super::problem::Problem;
 use super::service::Page;
 use super::{ApiState, MAX_BODY_BYTES, router, routes};
-use crate::testing::id;
+use crate::testing::{auto, id};
 use crate::tests::{World, until};
 
 const SECRET: &[u8] = b"a secret for these tests alone, 32 bytes or more";
@@ -321,6 +322,82 @@ async fn a_recording_is_started_shown_paused_stopped_and_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recording_is_rendered_again() {
+    let mut world = World::new().await;
+    world.open("standup", auto()).await;
+    let coordinator = world.coordinator("a").await;
+    let caller = Caller::new(&world);
+    let recording = world.the_recording().await;
+    let path = format!("/v1/recordings/{}/composites", recording.id);
+    let ask = json!({"composite": {"id": "pitch", "layout": "speaker"}, "from_ms": 500, "hidden": ["bo"]}).to_string();
+    assert_eq!(caller.problem(Method::POST, &path, &claims(), &ask).await, (409, 2005));
+    world.last_window(&recording, 10_000_000).await;
+    world.complete(&recording.id).await;
+    // Refused before anything stands anywhere.
+    let regions = r#"{"regions":{"main":{"width":1}}}"#;
+    let body = json!({"composite": {"id": "pitch", "layout": regions}}).to_string();
+    let (status, answer) = caller.call(Method::POST, &path, &claims(), &body).await;
+    let problem: Problem = serde_json::from_slice(&answer).expect("a problem");
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(problem.detail.starts_with("composite.layout.regions.main.width: 1 is not"), "{}", problem.detail);
+    for (claims, body, expected) in [
+        (claims(), json!({"composite": {"id": "pitch", "layout": "mosaic"}}), (400, 1000)),
+        (claims(), json!({"composite": {"id": "pitch", "width": 7}}), (400, 1000)),
+        (claims(), json!({"composite": {"id": "pitch"}, "from_ms": 10_000}), (400, 1000)),
+        (claims(), json!({"composite": {"id": "grid"}}), (409, 2007)),
+        (with(json!({"peer": "guest"})), json!({"composite": {"id": "pitch"}}), (403, 5002)),
+        (with(json!({"tenant": "other"})), json!({"composite": {"id": "pitch"}}), (404, 2003)),
+        (with(json!({"scope": "recordings:read"})), json!({"composite": {"id": "pitch"}}), (403, 1007)),
+    ] {
+        assert_eq!(caller.problem(Method::POST, &path, &claims, &body.to_string()).await, expected, "{body}");
+    }
+    let one = format!("{path}/pitch");
+    assert_eq!(caller.problem(Method::GET, &one, &claims(), "").await, (404, 2008));
+    // Asked for twice, and once more after the job was lost with the coordination store.
+    let asked = async |expected: StatusCode| {
+        let (status, body) = caller.call(Method::POST, &path, &claims(), &ask).await;
+        assert_eq!(status, expected, "{body:?}");
+        serde_json::from_slice::<LateRender>(&body).expect("a late render")
+    };
+    let render = asked(StatusCode::ACCEPTED).await;
+    assert_eq!((render.state, render.slices, render.duration_ms), (LateState::Rendering, 3, 9_500));
+    asked(StatusCode::ACCEPTED).await;
+    let other = json!({"composite": {"id": "pitch", "layout": "pip"}}).to_string();
+    assert_eq!(caller.problem(Method::POST, &path, &claims(), &other).await, (409, 2007));
+    world.forget_late().await;
+    let (_, body) = caller.call(Method::GET, &one, &claims(), "").await;
+    let lost: LateRender = serde_json::from_slice(&body).expect("a late render");
+    assert!(lost.reason.contains("ask for it again"), "{}", lost.reason);
+    asked(StatusCode::ACCEPTED).await;
+    let show = async || {
+        let (_, body) = caller.call(Method::GET, &one, &claims(), "").await;
+        serde_json::from_slice::<LateRender>(&body).expect("a late render")
+    };
+    // A failure has a reason, and is none of the recording's; asked for again, it goes on.
+    until("it failed", async || {
+        world.report_late(Some("window 0: damaged")).await;
+        Some(show().await).filter(|render| render.state == LateState::Failed)
+    })
+    .await;
+    assert_eq!(caller.ok(Method::GET, &format!("/v1/recordings/{}", recording.id)).await.state, State::Complete);
+    asked(StatusCode::ACCEPTED).await;
+    let done = until("it is complete", async || {
+        world.report_late(None).await;
+        Some(show().await).filter(|render| render.state == LateState::Complete)
+    })
+    .await;
+    assert_eq!((done.rendered, done.files), (3, vec!["composites/pitch/composite.mp4".to_owned()]));
+    let after = caller.ok(Method::GET, &format!("/v1/recordings/{}", recording.id)).await;
+    assert_eq!(after.composites.iter().map(|composite| composite.id.as_str()).collect::<Vec<_>>(), ["grid", "pitch"]);
+    assert!(after.files.contains(&"composites/pitch/composite.mp4".to_owned()));
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    let document = world.store.get(&keys.recording_json()).await.expect("there");
+    assert_eq!(serde_json::from_slice::<Recording>(&document).expect("a recording"), after);
+    assert_eq!(asked(StatusCode::OK).await.state, LateState::Complete);
+    coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idempotency_key_starts_one_recording() {
     let mut world = World::new().await;
     world.open("standup", Policy::default()).await;
@@ -374,6 +451,11 @@ async fn bad_requests_are_refused_with_what_to_do() {
         (Method::POST, start, r#"{"requester":""}"#, (400, 1000)),
         (Method::POST, start, r#"{"composites":[{"width":7}]}"#, (400, 1000)),
         (Method::POST, start, r#"{"composites":[{},{}]}"#, (400, 1000)),
+        (Method::POST, start, r#"{"composites":[{"layout":"mosaic"}]}"#, (400, 1000)),
+        (Method::POST, "/v1/recordings/x/composites", "", (400, 1000)),
+        (Method::POST, "/v1/recordings/x/composites", r#"{"layout":"grid"}"#, (400, 1000)),
+        (Method::POST, "/v1/recordings/x/composites", r#"{"composite":{}}"#, (404, 2003)),
+        (Method::GET, "/v1/recordings/x/composites/grid", "", (404, 2003)),
         (Method::POST, start, &many, (400, 1000)),
         (Method::POST, start, &big, (413, 1006)),
         (Method::POST, &long, "", (400, 1000)),
@@ -439,6 +521,7 @@ async fn every_route_but_the_open_ones_wants_a_token() {
     let open = BTreeSet::from(["/healthz", "/readyz", "/openapi.json"]);
     for route in routes::routes() {
         let path = route.path.replace("{room}", "r").replace("{id}", "x").replace("{*name}", "a/b");
+        let path = path.replace("{composite}", "grid");
         let request = Request::builder().method(&*route.method.to_uppercase()).uri(&path).body(Body::empty());
         let (status, headers, _) = caller.send(request.expect("a request")).await;
         if open.contains(route.path) {
@@ -495,6 +578,12 @@ fn the_documents_references_exist_and_its_examples_read() {
                     assert_eq!(serde_json::from_value::<Page>(example.clone()).expect("a page").recordings.len(), 1)
                 }
                 "Start" => {}
+                "LateRenderRequest" => {
+                    serde_json::from_value::<LateSpec>(example.clone()).expect("a request");
+                }
+                "LateRender" => {
+                    serde_json::from_value::<LateRender>(example.clone()).expect("a late render");
+                }
                 other => panic!("an example of {other} that nothing reads"),
             }
         }

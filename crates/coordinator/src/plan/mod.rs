@@ -7,6 +7,7 @@
 //! requests come to ([`requests`]). Does not own clocks, writes or the numbering of control entries.
 
 pub mod brake;
+pub mod late;
 pub mod lifecycle;
 pub mod placement;
 pub mod requests;
@@ -20,6 +21,7 @@ use roomreel_shared::cluster::{ActiveRecording, Assignment, Node, Progress, Rend
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::EventKind;
 use roomreel_shared::id::{CompositeId, NodeId, RecordingId};
+use roomreel_shared::late::{ActiveRender, Piece};
 use roomreel_shared::recording::Recording;
 use time::OffsetDateTime;
 
@@ -44,6 +46,11 @@ pub struct RenderId {
     pub composite: Option<CompositeId>,
 }
 
+/// A late render among those of all recordings.
+pub type LateId = (RecordingId, CompositeId);
+/// A job of a late render.
+pub type PieceId = (LateId, Piece);
+
 /// What is alive, as the coordination store has it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Alive {
@@ -59,6 +66,12 @@ pub struct Alive {
     pub renders: BTreeMap<RenderId, RenderJob>,
     /// How far the renders are.
     pub render_progress: BTreeMap<RenderId, RenderProgress>,
+    /// Late renders under way.
+    pub late: BTreeMap<LateId, ActiveRender>,
+    /// Jobs of late renders.
+    pub pieces: BTreeMap<PieceId, RenderJob>,
+    /// How far they are.
+    pub piece_progress: BTreeMap<PieceId, RenderProgress>,
     /// Requests of the API, answered ones included.
     pub requests: BTreeMap<String, Request>,
 }
@@ -158,6 +171,22 @@ pub enum Action {
         /// What.
         outcome: Box<Outcome>,
     },
+    /// Write down how a late render stands, and its jobs.
+    Late {
+        /// As it is to stand.
+        render: Box<ActiveRender>,
+        /// Jobs to be given out, or to others; the progress of who had them before is dropped.
+        jobs: Vec<RenderJob>,
+        /// Jobs that are no longer needed.
+        gone: Vec<RenderJob>,
+    },
+    /// Write to the bucket how a late render ended, then forget it.
+    FinishLate {
+        /// In its final state.
+        render: Box<ActiveRender>,
+        /// Its jobs, to be forgotten with it.
+        gone: Vec<RenderJob>,
+    },
     /// Write the final state to the bucket, then forget the recording.
     Finish {
         /// In its final state.
@@ -184,6 +213,7 @@ pub fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits) -> Vec<Acti
     let wishes = requests::plan(world, memory, limits, &mut actions);
     let finishing = lifecycle::plan(world, memory, limits, &wishes, &mut actions);
     placement::plan(world, memory, &finishing, &mut actions);
+    late::plan(world, memory, &mut actions);
     actions
 }
 

@@ -19,7 +19,7 @@ pub fn given_up(job: &RenderJob) -> bool {
 }
 
 /// Whether a job's progress is that of its present attempt.
-fn of_this_attempt(job: &RenderJob, progress: &RenderProgress) -> bool {
+pub(super) fn of_this_attempt(job: &RenderJob, progress: &RenderProgress) -> bool {
     job.node.is_none() || job.node.as_ref() == Some(&progress.node)
 }
 
@@ -73,7 +73,7 @@ impl Placer<'_> {
 }
 
 /// The weight of `node` for `what`: the same on every replica, and for other nodes whatever joins or leaves.
-fn rendezvous(what: &str, node: &NodeId) -> u64 {
+pub(super) fn rendezvous(what: &str, node: &NodeId) -> u64 {
     let hash = blake3::Hasher::new().update(what.as_bytes()).update(&[0]).update(node.as_str().as_bytes()).finalize();
     let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
     u64::from_le_bytes(first)
@@ -82,7 +82,7 @@ fn rendezvous(what: &str, node: &NodeId) -> u64 {
 pub(super) fn plan(world: &World<'_>, memory: &mut Memory, finishing: &Finishing, actions: &mut Vec<Action>) {
     let alive = world.alive;
     let folds = alive.assignments.values().map(|assignment| (Role::Ingest, assignment.node.clone()));
-    let renders = alive.renders.values().filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
+    let renders = alive.renders.values().chain(alive.pieces.values()).filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
     let present = alive.nodes.keys().cloned().collect();
     memory.brake.observe(world.now.monotonic, present, folds.chain(renders));
     let mut placer = Placer { nodes: &alive.nodes, memory, world, drain_moves: MAX_DRAIN_MOVES };

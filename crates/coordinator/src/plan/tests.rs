@@ -2,10 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use roomreel_shared::cluster::{ActiveRecording, Node, Progress, RenderProgress, Role};
+use roomreel_shared::cluster::{ActiveRecording, FoldSpec, Node, Progress, RenderProgress, Role};
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, StopReason};
 use roomreel_shared::id::{NodeId, RecordingId};
+use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState, Piece};
 use roomreel_shared::policy::{Audience, Policy};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::recording::{Recording, State};
@@ -40,6 +41,7 @@ struct Cluster {
     started: usize,
     moves: usize,
     answers: BTreeMap<String, Outcome>,
+    late_ends: Vec<LateRender>,
 }
 
 impl Cluster {
@@ -56,6 +58,7 @@ impl Cluster {
             started: 0,
             moves: 0,
             answers: BTreeMap::new(),
+            late_ends: Vec::new(),
         };
         for n in 0..ingest {
             cluster.join(Role::Ingest, &format!("i{n}"));
@@ -153,6 +156,28 @@ impl Cluster {
                 return false;
             }
             Action::Tick { .. } => return false,
+            Action::Late { render, jobs, gone } => {
+                let id = (render.fold.recording.clone(), render.render.spec.composite.id.clone());
+                for job in gone {
+                    let id = (id.clone(), job.late.expect("a piece").piece);
+                    alive.pieces.remove(&id);
+                    alive.piece_progress.remove(&id);
+                }
+                for job in jobs {
+                    let id = (id.clone(), job.late.clone().expect("a piece").piece);
+                    alive.piece_progress.remove(&id);
+                    alive.pieces.insert(id, job);
+                }
+                alive.late.insert(id, *render);
+            }
+            Action::FinishLate { render, .. } => {
+                assert!(render.render.state.is_final() && !render.render.reason.is_empty(), "{render:?}");
+                let id = (render.fold.recording.clone(), render.render.spec.composite.id.clone());
+                alive.pieces.retain(|(of, _), _| *of != id);
+                alive.piece_progress.retain(|(of, _), _| *of != id);
+                alive.late.remove(&id);
+                self.late_ends.push(render.render);
+            }
             Action::Answer { request, outcome } => {
                 alive.requests.remove(&request);
                 self.answers.insert(request, *outcome);
@@ -709,4 +734,162 @@ fn ids_of_recordings_depend_on_everything_they_must() {
     cluster.open("a", auto());
     let again = of(&cluster, "a", "auto");
     assert_eq!([&first, &others[0], &others[1], &again].into_iter().collect::<BTreeSet<_>>().len(), 4);
+}
+
+#[test]
+fn a_beginning_that_the_log_stores_again_is_not_recorded_again() {
+    let mut cluster = Cluster::new(1, 0);
+    cluster.open("a", auto());
+    cluster.settle();
+    let started = cluster.started;
+    assert_eq!(started, 1);
+    let key = RoomKey { tenant: id("acme"), room: id("a") };
+    let id = cluster.alive.recordings.keys().next().expect("it began").clone();
+    // A new leader finds the same events further on in the log, and none of the commands.
+    cluster.rooms = Rooms::new(1, Policy::default(), Duration::from_secs(60));
+    (cluster.sequence, cluster.seconds) = (0, cluster.seconds + 7200);
+    cluster.open("a", auto());
+    assert_ne!(requests::recording_id(&key, cluster.rooms.get(&key).expect("open"), "auto"), id, "by the log's time");
+    cluster.settle();
+    assert_eq!((cluster.started, cluster.alive.recordings.len()), (1, 1));
+    cluster.close("a");
+    (0..5).for_each(|_| cluster.settle());
+    cluster.seconds += 30;
+    cluster.settle();
+    assert_eq!(cluster.started, 1);
+}
+
+/// Asks for a late render of `spans` spans.
+fn ask_late(cluster: &mut Cluster, composite: &str, spans: u64) {
+    let fold = FoldSpec {
+        tenant: id("acme"),
+        room: id("standup"),
+        recording: id("01r"),
+        shards: 1,
+        from: None,
+        start_sequence: 0,
+        window_ms: 4000,
+        policy: Policy::default(),
+        epoch_base: 0,
+    };
+    let division = Division { slices: spans * 30 - 1, span: 30 };
+    let composite = CompositeSpec { id: id(composite), ..CompositeSpec::default() };
+    let render = LateRender {
+        recording: id("01r"),
+        spec: LateSpec { composite: composite.clone(), from_ms: 0, to_ms: None, hidden: None },
+        state: LateState::Rendering,
+        reason: "asked for".to_owned(),
+        slices: division.slices,
+        rendered: 0,
+        duration_ms: 0,
+        requested_by: String::new(),
+        created_at: OffsetDateTime::UNIX_EPOCH,
+        finished_at: None,
+        files: Vec::new(),
+    };
+    let active = ActiveRender { render, fold, stretch_us: (0, 1), division, spans_per_job: 0, done: BTreeSet::new() };
+    cluster.alive.late.insert((id("01r"), composite.id), active);
+    cluster.settle();
+}
+
+/// Those of `node` report, or all compositors.
+fn report_late(cluster: &mut Cluster, node: Option<&str>, change: impl Fn(&mut RenderProgress)) {
+    for (piece, job) in &cluster.alive.pieces {
+        let Some(holder) = job.node.clone().filter(|holder| node.is_none_or(|node| holder.as_str() == node)) else {
+            continue;
+        };
+        let mut progress = RenderProgress { node: holder, slices: 1, finished: false, error: None, files: Vec::new() };
+        change(&mut progress);
+        cluster.alive.piece_progress.insert(piece.clone(), progress);
+    }
+    cluster.settle();
+}
+
+/// Which spans each node has.
+fn shares(cluster: &Cluster) -> Vec<(String, Piece)> {
+    let mut shares: Vec<_> = cluster
+        .alive
+        .pieces
+        .iter()
+        .map(|((_, piece), job)| (job.node.as_ref().map(ToString::to_string).unwrap_or_default(), piece.clone()))
+        .collect();
+    shares.sort();
+    shares
+}
+
+#[test]
+fn a_late_render_is_shared_by_all_compositors_and_joined_by_one() {
+    let mut cluster = Cluster::new(0, 2);
+    ask_late(&mut cluster, "speaker", 10);
+    // Two cores, three jobs for each: two spans a job, and one job at a time.
+    let spans = |first, end| Piece::Spans { first, end };
+    let given = shares(&cluster);
+    assert_eq!(
+        given.iter().map(|(_, piece)| piece.clone()).collect::<BTreeSet<_>>(),
+        [spans(0, 2), spans(2, 4)].into()
+    );
+    assert_eq!(given.iter().map(|(node, _)| node.as_str()).collect::<BTreeSet<_>>(), ["c0", "c1"].into());
+    let mut made = BTreeSet::new();
+    for _ in 0..3 {
+        made.extend(shares(&cluster).into_iter().map(|(_, piece)| piece));
+        report_late(&mut cluster, None, |progress| progress.finished = true);
+    }
+    assert_eq!(made.len(), 5, "{made:?}");
+    let active = cluster.alive.late.values().next().expect("under way");
+    assert_eq!((active.render.state, active.render.rendered), (LateState::Joining, 299));
+    assert_eq!(shares(&cluster).iter().map(|(_, piece)| piece.clone()).collect::<Vec<_>>(), [Piece::Join]);
+    let file = "composites/speaker/composite.mp4";
+    report_late(&mut cluster, None, |progress| {
+        progress.finished = true;
+        progress.files = vec![file.to_owned()];
+    });
+    let end = cluster.late_ends.pop().expect("ended");
+    assert_eq!((end.state, end.files), (LateState::Complete, vec![file.to_owned()]));
+    assert!(end.finished_at.is_some() && cluster.alive.late.is_empty() && cluster.alive.pieces.is_empty());
+}
+
+#[test]
+fn a_compositor_that_dies_or_leaves_costs_a_late_render_its_spans() {
+    for drained in [false, true] {
+        let mut cluster = Cluster::new(0, 2);
+        ask_late(&mut cluster, "speaker", 6);
+        report_late(&mut cluster, None, |_| {});
+        let lost = shares(&cluster).into_iter().find(|(node, _)| node == "c0").expect("c0 has some").1;
+        if drained {
+            cluster.drain(Role::Compositor, "c0")
+        } else {
+            cluster.leave(Role::Compositor, "c0")
+        }
+        cluster.settle();
+        cluster.seconds += 5;
+        cluster.settle();
+        // The other has one core, and what it has comes first.
+        assert_eq!(shares(&cluster).len(), 2);
+        report_late(&mut cluster, Some("c1"), |progress| progress.finished = true);
+        assert!(shares(&cluster).contains(&("c1".to_owned(), lost.clone())), "{:?}", shares(&cluster));
+        for _ in 0..8 {
+            report_late(&mut cluster, Some("c1"), |progress| progress.finished = true);
+        }
+        assert_eq!(cluster.late_ends.pop().expect("ended").state, LateState::Complete);
+    }
+}
+
+#[test]
+fn late_renders_wait_for_a_core_and_end_with_a_reason() {
+    let mut cluster = Cluster::new(0, 1);
+    let node = (Role::Compositor, id("c0"));
+    cluster.alive.nodes.get_mut(&node).expect("there").load = 100;
+    ask_late(&mut cluster, "speaker", 1);
+    ask_late(&mut cluster, "pip", 1);
+    assert!(shares(&cluster).is_empty(), "recordings under way come first");
+    cluster.alive.nodes.get_mut(&node).expect("there").load = 0;
+    cluster.settle();
+    assert_eq!(shares(&cluster).len(), 1, "one core");
+    for _ in 0..3 {
+        report_late(&mut cluster, None, |progress| progress.error = Some("window 0: damaged".to_owned()));
+    }
+    let end = cluster.late_ends.pop().expect("ended");
+    assert_eq!(end.state, LateState::Failed);
+    assert!(end.reason.ends_with("3 attempts: window 0: damaged"), "{}", end.reason);
+    assert_eq!(shares(&cluster).len(), 1, "the other one is next");
 }

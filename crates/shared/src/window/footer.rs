@@ -10,10 +10,23 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 
 use super::{Error, MAGIC, TRAILER_BYTES, TRAILER_MAGIC, Window};
+use crate::key::Key;
+use crate::ports::{ObjectStore, StoreError};
 use crate::wire;
 
-/// How much of an object's end is worth reading at first: the footers of most windows are shorter.
-pub const TAIL_BYTES: u64 = 64 * 1024;
+/// How much of an object's end is read at first: the footers of most windows are shorter.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// Why a footer was not read from a store.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The store did not give it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The object is damaged.
+    #[error(transparent)]
+    Window(#[from] Error),
+}
 
 /// The footer of a window object.
 #[derive(Debug, Clone)]
@@ -24,6 +37,19 @@ pub struct Footer {
 }
 
 impl Footer {
+    /// Reads it from the end of an object that is `size` bytes long.
+    ///
+    /// # Errors
+    /// Either [`FetchError`].
+    pub async fn fetch(store: &dyn ObjectStore, key: &Key, size: u64) -> Result<Self, FetchError> {
+        let mut tail = store.get_range(key, size.saturating_sub(TAIL_BYTES)..size).await?;
+        let length = Self::length(&tail)?;
+        if length > tail.len() as u64 && length <= size {
+            tail = store.get_range(key, size - length..size).await?;
+        }
+        Ok(Self::parse(&tail, size)?)
+    }
+
     /// How many bytes of the object's end hold the footer, from its last bytes.
     ///
     /// # Errors

@@ -190,7 +190,7 @@ impl Reign {
                 }
                 Action::Command { room, command, event } => self.control.command(&room, &command, event, at),
                 Action::Tick { room } if env.bug != Some(Bug::NoTicks) => self.control.tick(&room, at),
-                Action::Tick { .. } | Action::Answer { .. } => {}
+                Action::Tick { .. } | Action::Answer { .. } | Action::Late { .. } | Action::FinishLate { .. } => {}
                 Action::Finish { recording, .. } => self.finish(env, *recording, revision),
             }
         }

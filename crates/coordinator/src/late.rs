@@ -1,0 +1,208 @@
+//! What the bucket says of late renders: `render.json` of each, and the recording's documents, which list those that are complete.
+//!
+//! A composite's `render.json` is created when it is asked for, which binds its id to what was asked, and replaced when it ends.
+//! `recording.json` and the index entry are written anew from it: what a document lost to a writer that was late is back with the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use roomreel_shared::cluster::FoldSpec;
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::id::CompositeId;
+use roomreel_shared::key::{RecordingKeys, RecordingName};
+use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState};
+use roomreel_shared::policy::Policy;
+use roomreel_shared::ports::{ObjectStore, StoreError};
+use roomreel_shared::window::{FetchError, Footer};
+use time::OffsetDateTime;
+
+use crate::perform::{final_state, index_key, to_json};
+
+/// A field that cannot be as it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {why}")]
+pub struct FieldError {
+    /// The field, as in `composite.layout.regions.main.width`.
+    pub path: String,
+    /// What is wrong with it, and what would be right.
+    pub why: String,
+}
+
+/// Whether a composite can be rendered, its layout included; `path` is what its fields are below.
+///
+/// # Errors
+/// The first field that is out of its range.
+pub fn check_composite(path: &str, composite: &CompositeSpec) -> Result<(), FieldError> {
+    let refuse = |field: &str, why| FieldError { path: format!("{path}.{field}"), why };
+    composite.check().map_err(|e| refuse(e.field, e.why))?;
+    let layout = roomreel_layout::parse(&composite.layout);
+    layout.and_then(|layout| layout.check(composite.width, composite.height)).map_err(|error| match error {
+        roomreel_layout::Error::Document { path, why } if path != "layout" => refuse(&format!("layout.{path}"), why),
+        roomreel_layout::Error::Document { why, .. } => refuse("layout", why),
+        unknown @ roomreel_layout::Error::UnknownName { .. } => refuse("layout", unknown.to_string()),
+    })
+}
+
+/// Why a recording cannot be rendered again.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The bucket does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its windows do not permit it.
+    #[error("{0}")]
+    NotRenderable(String),
+}
+
+/// A recording that has ended, as its windows tell of it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What a render has to know.
+    pub fold: FoldSpec,
+    /// Its length on the room's clock.
+    pub length: Duration,
+}
+
+impl Source {
+    /// Looks at the windows of a recording.
+    ///
+    /// # Errors
+    /// Either [`SourceError`].
+    pub async fn of(store: &dyn ObjectStore, name: &RecordingName) -> Result<Self, SourceError> {
+        let not = |why: String| Err(SourceError::NotRenderable(why));
+        let keys = name.keys();
+        let listed = store.list(&keys.windows_prefix()).await?;
+        let sizes: BTreeMap<_, _> =
+            listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
+        let Some((&last, &size)) = sizes.last_key_value() else {
+            return not("the recording has no windows".to_owned());
+        };
+        if last + 1 != sizes.len() as u64 {
+            return not("windows of the recording are missing; `roomreel verify` says which".to_owned());
+        }
+        let footer = match Footer::fetch(store, &keys.window(last), size).await {
+            Ok(footer) => footer,
+            Err(FetchError::Store(error)) => return Err(error.into()),
+            Err(FetchError::Window(error)) => return not(format!("window {last}: {error}")),
+        };
+        let header = &footer.window().header;
+        let Some(end) = header.end else {
+            return not("the recording has no last window: it was given up while it ran".to_owned());
+        };
+        let fold = FoldSpec {
+            tenant: name.tenant.clone(),
+            room: name.room.clone(),
+            recording: name.recording.clone(),
+            window_ms: (header.window_duration_us / 1000).max(1),
+            // What only a fold looks at.
+            shards: 1,
+            from: None,
+            start_sequence: 0,
+            policy: Policy::default(),
+            epoch_base: 0,
+        };
+        Ok(Self { fold, length: end.room_end.saturating_since(header.room_start) })
+    }
+
+    /// A late render of it that begins now, or goes on from the slices that exist.
+    ///
+    /// # Errors
+    /// The first field that is out of its range.
+    pub fn render(&self, spec: LateSpec, requested_by: &str, now: OffsetDateTime) -> Result<ActiveRender, FieldError> {
+        check_composite("composite", &spec.composite)?;
+        spec.check(self.length).map_err(|e| FieldError { path: e.field.to_owned(), why: e.why })?;
+        let stretch = spec.stretch(self.length);
+        let division = Division::of(&stretch, Duration::from_millis(self.fold.window_ms));
+        let us = |at: Duration| u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        let render = LateRender {
+            recording: self.fold.recording.clone(),
+            spec,
+            state: LateState::Rendering,
+            reason: "slices are being made".to_owned(),
+            slices: division.slices,
+            rendered: 0,
+            duration_ms: us(stretch.end - stretch.start) / 1000,
+            requested_by: requested_by.to_owned(),
+            created_at: now,
+            finished_at: None,
+            files: Vec::new(),
+        };
+        Ok(ActiveRender {
+            render,
+            fold: self.fold.clone(),
+            stretch_us: (us(stretch.start), us(stretch.end)),
+            division,
+            spans_per_job: 0,
+            done: BTreeSet::new(),
+        })
+    }
+}
+
+/// Binds a composite's id to what is asked of it: creates its `render.json`, or answers the one that is there.
+///
+/// # Errors
+/// As the store's; the call can be made again.
+pub async fn bind(store: &dyn ObjectStore, asked: &ActiveRender) -> Result<LateRender, StoreError> {
+    let fold = &asked.fold;
+    let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
+    let composite = &asked.render.spec.composite.id;
+    if let Some(there) = document(store, &keys, composite).await? {
+        return Ok(there);
+    }
+    match store.create(&keys.render_json(composite), to_json(&asked.render)).await {
+        Ok(()) => Ok(asked.render.clone()),
+        Err(StoreError::AlreadyExists { key }) => document(store, &keys, composite).await?.ok_or(StoreError::Refused {
+            store: "the bucket".to_owned(),
+            key,
+            reason: "the object is no render.json; give the composite another id".to_owned(),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The `render.json` of a composite; `None` if it has none, or one that is not ours.
+///
+/// # Errors
+/// As the store's.
+pub async fn document(
+    store: &dyn ObjectStore,
+    keys: &RecordingKeys,
+    composite: &CompositeId,
+) -> Result<Option<LateRender>, StoreError> {
+    match store.get(&keys.render_json(composite)).await {
+        Ok(body) => {
+            Ok(serde_json::from_slice(&body).ok().filter(|found: &LateRender| found.spec.composite.id == *composite))
+        }
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes down how a late render ended. One that is complete is listed by its recording from now on, with its files.
+///
+/// # Errors
+/// As the store's; the call can be made again.
+pub async fn record(store: &dyn ObjectStore, fold: &FoldSpec, render: &LateRender) -> Result<(), StoreError> {
+    let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
+    store.put(&keys.render_json(&render.spec.composite.id), to_json(render)).await?;
+    if render.state != LateState::Complete {
+        return Ok(());
+    }
+    let Some(before) = final_state(store, &fold.tenant, &fold.recording).await? else { return Ok(()) };
+    let mut recording = before.clone();
+    for entry in store.list_directory(&format!("{}composites/", keys.prefix())).await? {
+        let token = entry.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let Ok(composite) = CompositeId::from_token(token) else { continue };
+        let complete = document(store, &keys, &composite).await?.filter(|render| render.state == LateState::Complete);
+        let Some(LateRender { spec, files, .. }) = complete else { continue };
+        if !recording.composites.iter().any(|listed| listed.id == composite) {
+            recording.composites.push(spec.composite);
+        }
+        recording.files.extend(files);
+    }
+    recording.files.sort();
+    recording.files.dedup();
+    let body = to_json(&recording);
+    store.put(&index_key(&recording.id), body.clone()).await?;
+    store.put(&keys.recording_json(), body).await
+}
