@@ -18,6 +18,7 @@ use colour::Palette;
 use dress::Ground;
 pub use dress::{Error as LookError, wear};
 use roomreel_shared::look::Look;
+pub(crate) use scale::fitted;
 use surface::{Corners, Kept};
 
 /// Draws one composite, frame after frame.

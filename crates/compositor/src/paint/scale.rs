@@ -91,10 +91,36 @@ fn crop(whole: Rect, tile: Rect) -> Rect {
 pub(super) fn draw(canvas: &mut Canvas, picture: &Picture, placement: Placement) {
     let Placement { source, target } = placement;
     for (index, (plane, stride)) in canvas.planes_mut().into_iter().enumerate() {
-        let shift = u32::from(index > 0);
-        let part = |rect: Rect| [rect.x, rect.y, rect.width, rect.height].map(|value| (value >> shift) as usize);
-        scale_plane((picture.plane(index), picture.stride(index), part(source)), (plane, stride, part(target)));
+        let (from, to) = (part(source, index), part(target, index));
+        scale_plane((picture.plane(index), picture.stride(index), from), (plane, stride, to));
     }
+}
+
+/// The part of the picture that `tile` shows, at the size it is shown at: drawing that is copying. `None` if the picture is such a
+/// one already, or none can be made.
+pub(crate) fn fitted(picture: &Picture, tile: Rect, fit: Fit) -> Option<Picture> {
+    let Placement { source, target } = placement(picture.width(), picture.height(), tile, fit)?;
+    let (width, height) = (target.width as usize, target.height as usize);
+    if (source.width, source.height) == (target.width, target.height) {
+        return None;
+    }
+    let whole = Rect::new(0, 0, target.width, target.height);
+    // Drawn in its place, it must not be scaled again.
+    if placement(width, height, tile, fit) != Some(Placement { source: whole, target }) {
+        return None;
+    }
+    let planes = [0, 1, 2].map(|index| {
+        let to = part(whole, index);
+        let mut plane = vec![0; to[2] * to[3]];
+        scale_plane((picture.plane(index), picture.stride(index), part(source, index)), (&mut plane, to[2], to));
+        plane
+    });
+    Picture::from_planes(width, height, planes)
+}
+
+/// x, y, width and height of `rect` in a plane.
+fn part(rect: Rect, index: usize) -> [usize; 4] {
+    [rect.x, rect.y, rect.width, rect.height].map(|value| (value >> u32::from(index > 0)) as usize)
 }
 
 /// One plane; each side is its bytes, its stride, and x, y, width, height of the part.
@@ -173,6 +199,27 @@ mod tests {
         assert!([at(20, 10), at(219, 109)].iter().all(|inside| inside.abs_diff(90) <= 1));
         assert_eq!([at(19, 10), at(220, 109), at(20, 9), at(20, 110)], [16; 4]);
         assert!(canvas.plane(2)[5 * canvas.stride(2) + 10].abs_diff(150) <= 1);
+    }
+
+    #[test]
+    fn a_fitted_picture_is_drawn_as_the_original_would_be() {
+        let texture = |columns: usize, rows: usize| (0..columns * rows).map(|at| (at * at / 7 % 199) as u8).collect();
+        let planes = [texture(640, 360), texture(320, 180), texture(320, 180)];
+        let original = Picture::from_planes(640, 360, planes).expect("planes of that size");
+        for (tile, fit) in [
+            (Rect::new(10, 20, 256, 144), Fit::Cover),
+            (Rect::new(10, 20, 100, 200), Fit::Cover),
+            (Rect::new(10, 20, 300, 200), Fit::Contain),
+        ] {
+            let fitted = fitted(&original, tile, fit).expect("it has another size");
+            let [direct, copied] = [&original, &fitted].map(|picture| {
+                let mut canvas = Canvas::new(400, 300);
+                draw(&mut canvas, picture, placement(picture.width(), picture.height(), tile, fit).expect("pixels"));
+                [0, 1, 2].map(|index| canvas.plane(index).to_vec())
+            });
+            assert!(direct == copied, "{tile:?} {fit:?}");
+        }
+        assert!(fitted(&original, Rect::new(0, 0, 640, 360), Fit::Cover).is_none(), "it fits as it is");
     }
 
     proptest! {

@@ -324,6 +324,12 @@ impl RoomTimeline {
         &self.state
     }
 
+    /// Whether [`Self::advance`] to `time` would change the state.
+    #[must_use]
+    pub fn changes_by(&self, time: RoomTime) -> bool {
+        self.upcoming.first_key_value().is_some_and(|((at, _), _)| *at <= time)
+    }
+
     /// The state where [`Self::advance`] left it.
     #[must_use]
     pub fn state(&self) -> &RoomState {

@@ -1,0 +1,101 @@
+//! What is seen in the tiles of a few frames.
+//!
+//! Owns the order of decoding: track by track, several frames in a row, and each picture brought to its tile's size while it is
+//! still in the processor's caches; and the tiles of pictures that stand still. Does not own what is where (layout), nor which
+//! layer is decoded (the track).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use roomreel_shared::time::RoomTime;
+use roomreel_shared::window::TrackKey;
+
+use super::{Track, TrackMedia};
+use crate::frame::{Picture, PictureId};
+use crate::layout::{Arrangement, Content, Fit, Rect, SourceId, Tile};
+use crate::paint;
+use crate::timeline::room::RoomState;
+
+/// A frame whose tiles have their places.
+pub(super) struct Frame {
+    pub t: RoomTime,
+    /// As the layout wants it: whose picture is needed, and how large.
+    pub wanted: Arrangement,
+    /// On the way there.
+    pub shown: Arrangement,
+}
+
+/// The newest tile of each source.
+#[derive(Default)]
+pub(super) struct Views {
+    tiles: BTreeMap<SourceId, View>,
+}
+
+/// A picture at its tile's size.
+struct View {
+    of: PictureId,
+    rect: Rect,
+    fit: Fit,
+    picture: Picture,
+}
+
+impl Views {
+    /// For each frame the pictures of all sources that have a tile, at the size of that tile; tracks that are not seen go on unseen.
+    /// `state` holds for all frames.
+    pub(super) fn pictures(
+        &mut self,
+        tracks: &mut BTreeMap<TrackKey, Track>,
+        state: &RoomState,
+        frames: &[Frame],
+    ) -> Vec<BTreeMap<SourceId, Picture>> {
+        let mut pictures = vec![BTreeMap::new(); frames.len()];
+        let tiles = frames.iter().flat_map(|frame| &frame.wanted.tiles);
+        let sources: BTreeSet<_> =
+            tiles.filter(|tile| tile.content == Content::Picture).map(|tile| &tile.source).collect();
+        for source in &sources {
+            let keys: Vec<_> = state.tracks_of(source).collect();
+            for (frame, pictures) in frames.iter().zip(&mut pictures) {
+                let Some(tile) = frame.wanted.tile_of(source).filter(|tile| tile.content == Content::Picture) else {
+                    continue;
+                };
+                let picture = keys.iter().find_map(|key| match &mut tracks.get_mut(key)?.media {
+                    TrackMedia::Video(video) => video.picture(frame.t, tile.rect.width, tile.rect.height),
+                    TrackMedia::Audio(_) => None,
+                });
+                if let Some(picture) = picture {
+                    pictures.insert((*source).clone(), self.fitted(source, picture, &frame.shown));
+                }
+            }
+        }
+        self.tiles.retain(|source, _| sources.contains(source));
+        if let Some(last) = frames.last() {
+            for (key, track) in tracks {
+                if let TrackMedia::Video(video) = &mut track.media {
+                    video.pass(last.t);
+                    if !state.track(key).is_some_and(|track| track.is_live()) {
+                        video.blank();
+                    }
+                }
+            }
+        }
+        pictures
+    }
+
+    /// The picture at the size it is shown at, if it has one place only.
+    fn fitted(&mut self, source: &SourceId, picture: Picture, shown: &Arrangement) -> Picture {
+        let mut places = shown.tiles.iter().filter(|tile| tile.source == *source);
+        let (Some(Tile { rect, fit, .. }), None) = (places.next(), places.next()) else { return picture };
+        let known = self.tiles.get(source);
+        let is_it = |view: &View| (view.of, view.fit) == (picture.id(), *fit) && same_size(view.rect, *rect);
+        if let Some(view) = known.filter(|view| is_it(view)) {
+            return view.picture.clone();
+        }
+        let Some(fitted) = paint::fitted(&picture, *rect, *fit) else { return picture };
+        let view = View { of: picture.id(), rect: *rect, fit: *fit, picture: fitted.clone() };
+        self.tiles.insert(source.clone(), view);
+        fitted
+    }
+}
+
+fn same_size(a: Rect, b: Rect) -> bool {
+    (a.width, a.height) == (b.width, b.height)
+}
