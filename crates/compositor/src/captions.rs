@@ -68,6 +68,16 @@ impl Captions {
         self.cues.sort_by_key(|cue| cue.start_us);
     }
 
+    /// Keeps what is said in a stretch of the recording, on its own clock.
+    pub fn cut(&mut self, from_us: i64, to_us: i64) {
+        self.cues.retain_mut(|cue| {
+            let inside = cue.start_us < to_us && cue.end_us > from_us;
+            cue.start_us = cue.start_us.max(from_us) - from_us;
+            cue.end_us = cue.end_us.min(to_us).saturating_sub(from_us).max(cue.start_us + 1000);
+            inside
+        });
+    }
+
     /// Number of cues that there are, and of those that found no room.
     #[must_use]
     pub fn count(&self) -> (usize, u64) {
@@ -96,7 +106,7 @@ impl Captions {
         let mut out = String::new();
         for (index, cue) in self.cues.iter().enumerate() {
             let (from, to) = (timestamp(cue.start_us, ','), timestamp(cue.end_us, ','));
-            writeln!(out, "{}\n{from} --> {to}\n{}: {}\n", index + 1, self.name(cue), cue.text)
+            writeln!(out, "{}\n{from} --> {to}\n{}: {}\n", index + 1, plain(self.name(cue)), plain(&cue.text))
                 .expect("writing to a String cannot fail");
         }
         out
@@ -111,11 +121,16 @@ fn line(text: &str) -> String {
         .join(" ")
 }
 
+/// SubRip knows no escapes: what players take for markup is spelled with signs that look like it.
+fn plain(text: &str) -> String {
+    text.replace('<', "‹").replace('>', "›").replace("{\\", "(\\")
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn timestamp(micros: i64, point: char) -> String {
+pub(crate) fn timestamp(micros: i64, point: char) -> String {
     let ms = micros.max(0) / 1000;
     format!("{:02}:{:02}:{:02}{point}{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
 }
@@ -150,6 +165,11 @@ mod tests {
         let mut captions = Captions::default();
         windows.iter().for_each(|window| captions.push_window(window));
         assert_eq!(captions.count(), (2, 0));
+        let mut cut = Captions::default();
+        windows.iter().for_each(|window| cut.push_window(window));
+        cut.cut(3_000_000, 9_000_000);
+        assert!(cut.webvtt().contains("00:00:00.000 --> 00:00:06.000\n<v Amara>second"), "{}", cut.webvtt());
+        assert_eq!(cut.count(), (1, 0));
         assert_eq!(
             captions.webvtt(),
             "WEBVTT\n\n00:00:00.000 --> 00:00:00.500\n<v bjorn>first &amp; best</v>\n\n\
@@ -158,7 +178,7 @@ mod tests {
         assert_eq!(
             captions.srt(),
             "1\n00:00:00,000 --> 00:00:00,500\nbjorn: first & best\n\n\
-             2\n00:00:02,000 --> 01:01:01,500\nAmara: second 00:00 --> 00:01 <b>\n\n"
+             2\n00:00:02,000 --> 01:01:01,500\nAmara: second 00:00 --› 00:01 ‹b›\n\n"
         );
     }
 }

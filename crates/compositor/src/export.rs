@@ -1,9 +1,11 @@
 //! Windows in, files of single tracks out: playable ones without transcoding, and the packets as they were received.
 //!
-//! Owns which packet goes to which file and when on the recording's clock. Does not own where windows come from. Files are
-//! written while windows are pushed, so memory holds what a window and the reorder allowance hold, whatever the recording's length.
+//! Owns which packet goes to which file and when on the recording's clock. Does not own where windows come from, nor where files
+//! are kept ([`FileMaker`]). Files are written while windows are pushed, so memory holds what a window and the reorder allowance hold,
+//! whatever the recording's length.
 
 mod container;
+mod file;
 mod janus;
 mod playable;
 mod rtpdump;
@@ -12,7 +14,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use roomreel_shared::batch::Packet;
 use roomreel_shared::event::Producer;
@@ -23,9 +26,13 @@ use roomreel_shared::window::{TrackKey, Window};
 
 use crate::timeline::clock::ParticipantClock;
 use crate::track::{Intake, announced};
+use file::{Directory, OpenFile};
 use janus::Janus;
 use playable::{Sound, Video};
 use rtpdump::RtpDump;
+
+pub use file::FileMaker;
+pub use roomreel_shared::output::TrackFormat as Format;
 
 /// How far behind the newest packet media is written, microseconds: what is late or sent again has come by then.
 const ALLOWANCE_US: i64 = 2_000_000;
@@ -34,17 +41,6 @@ const MAX_ORPHANS: usize = 4096;
 /// Most tracks of a recording, and most files of a track: each is an open file or a name in a listing.
 const MAX_TRACKS: usize = 8000;
 const MAX_FILES: usize = 1000;
-
-/// What is made of a track.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// The coded media in a container that players know.
-    Playable,
-    /// Every RTP and RTCP packet as the SFU received it, as rtpdump and Wireshark read it.
-    Rtpdump,
-    /// RTP as `janus-pp-rec` reads it: in order, retransmissions and redundancy resolved.
-    Mjr,
-}
 
 /// Why tracks cannot be exported.
 #[derive(Debug, thiserror::Error)]
@@ -57,21 +53,13 @@ pub enum Error {
         /// Whose it should be.
         expected: RecordingId,
     },
-    /// A file cannot be written.
-    #[error("write {}: {source}", path.display())]
+    /// A file cannot be written, or libavformat does not make its container.
+    #[error("write {name}: {source}")]
     File {
         /// Which.
-        path: PathBuf,
+        name: String,
         /// Why.
         source: io::Error,
-    },
-    /// libavformat does not make the container.
-    #[error("write {}: {why}", path.display())]
-    Container {
-        /// Which file.
-        path: PathBuf,
-        /// As libavformat says it.
-        why: String,
     },
 }
 
@@ -91,9 +79,8 @@ pub struct ExportedFile {
 }
 
 /// The files of one track, named one after another.
-#[derive(Debug)]
 struct Files {
-    directory: PathBuf,
+    maker: Arc<dyn FileMaker>,
     stem: String,
     peer: PeerId,
     written: Vec<ExportedFile>,
@@ -101,18 +88,18 @@ struct Files {
 
 impl Files {
     /// The next file; `None` if there are too many.
-    fn next(&mut self, extension: &str, codec: &str) -> Option<PathBuf> {
+    fn next(&mut self, extension: &str, codec: &str) -> Result<Option<OpenFile>, Error> {
         if self.written.len() >= MAX_FILES {
-            return None;
+            return Ok(None);
         }
         let name = match self.written.len() {
             0 => format!("{}.{extension}", self.stem),
             before => format!("{}.part{}.{extension}", self.stem, before + 1),
         };
-        let path = self.directory.join(&name);
+        let file = OpenFile::create(&*self.maker, &name)?;
         let (peer, codec) = (self.peer.clone(), codec.to_owned());
         self.written.push(ExportedFile { name, peer, codec, span_us: (i64::MAX, 0), count: 0 });
-        Some(path)
+        Ok(Some(file))
     }
 
     /// Number of the file that was begun last.
@@ -165,9 +152,9 @@ impl Track {
     }
 }
 
-/// Exports every track of a recording into a directory.
+/// Exports every track of a recording.
 pub struct Exporter {
-    directory: PathBuf,
+    maker: Arc<dyn FileMaker>,
     format: Format,
     /// Which recording, and where it begins; known from the first window on.
     recording: Option<(RecordingId, RoomTime)>,
@@ -184,8 +171,14 @@ impl Exporter {
     /// Files go to `directory`, which exists; those of the same names are replaced.
     #[must_use]
     pub fn new(directory: &Path, format: Format) -> Self {
+        Self::with(Arc::new(Directory(directory.to_owned())), format)
+    }
+
+    /// Files are made by `maker`.
+    #[must_use]
+    pub fn with(maker: Arc<dyn FileMaker>, format: Format) -> Self {
         Self {
-            directory: directory.to_owned(),
+            maker,
             format,
             recording: None,
             tracks: BTreeMap::new(),
@@ -248,7 +241,7 @@ impl Exporter {
     /// the windows.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Container`].
+    /// [`Error::File`].
     pub fn finish(mut self) -> Result<(Vec<ExportedFile>, Vec<String>), Error> {
         if let Some((_, start)) = self.recording {
             for (_, mut track) in self.tracks {
@@ -285,7 +278,7 @@ impl Exporter {
                 stem = format!("{stem}-{count}");
             }
             let peer = producer.peer.clone();
-            let files = Files { directory: self.directory.clone(), stem, peer, written: Vec::new() };
+            let files = Files { maker: self.maker.clone(), stem, peer, written: Vec::new() };
             let sink = match self.format {
                 Format::Playable if producer.is_audio => Sink::Sound(Sound::default()),
                 Format::Playable => Sink::Video(Box::new(Video::new(producer.clone()))),

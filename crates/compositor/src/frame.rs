@@ -244,8 +244,21 @@ impl Canvas {
     }
 
     /// The frame an encoder reads.
+    #[cfg(test)]
     pub(crate) fn frame(&self) -> &Video {
         &self.frame
+    }
+
+    /// A reference to the pixels under a time stamp of its own; a canvas that is drawn on again leaves them as they are.
+    pub(crate) fn frame_at(&self, pts: i64) -> Result<Video, ffmpeg_the_third::Error> {
+        let mut frame = Video::empty();
+        // SAFETY: both frames are allocated, `frame` is empty.
+        let result = unsafe { ffi::av_frame_ref(frame.as_mut_ptr(), self.frame.as_ptr()) };
+        if result < 0 {
+            return Err(result.into());
+        }
+        frame.set_pts(Some(pts));
+        Ok(frame)
     }
 
     /// An encoder that still holds the pixels keeps them; the canvas goes on with a copy.

@@ -4,20 +4,20 @@
 //! The media of the file is uploaded while slices land, as parts 2, 3, … of a multipart upload. Its first megabytes are held back:
 //! with the header, which can only be written when every sample is known, they become part 1 when the recording ends.
 //!
-//! Owns the order of bytes and the tables ([`Joiner`], pure) and the upload ([`Join`]). Does not own slices, nor retries:
-//! every call of [`Join`] can be made again after an error.
+//! Owns the order of bytes ([`Parts`]) and the tables ([`Joiner`]); both are pure. Does not own slices, nor the upload (see
+//! [`crate::outputs`]).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use roomreel_shared::key::Key;
-use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError, Upload, UploadedPart};
+use roomreel_shared::ports::MIN_PART_BYTES;
 
 use crate::encode::{AudioConfig, EncodedSlice, Sample, VideoConfig};
 use crate::mux::{SampleTable, faststart_header};
 
-/// Bytes of a part: 10,000 of them, the most a store takes, hold 80 GB.
-const PART_BYTES: usize = 8 * 1024 * 1024;
+/// Parts of the least length that stores take; the others are longer, so that the 10,000 that a store takes hold 130 GB.
+const SHORT_PARTS: u32 = 5000;
+const LONG_PART_BYTES: usize = 4 * MIN_PART_BYTES;
 
 /// A slice that does not follow the one before (I5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +38,7 @@ pub struct Part {
     pub body: Bytes,
 }
 
-/// What remains to be stored when the last slice is in.
+/// What remains to be stored when the last byte is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remainder {
     /// The whole file: nothing was uploaded before.
@@ -47,35 +47,100 @@ pub enum Remainder {
     Parts(Vec<Part>),
 }
 
-/// Decides which bytes go where.
+/// A file cut into parts while it grows. Its beginning is held back until its end, and can be changed until then.
 #[derive(Debug)]
-pub struct Joiner {
-    video: (VideoConfig, SampleTable),
-    audio: (AudioConfig, SampleTable),
-    expected: u64,
-    media_bytes: u64,
-    /// The first bytes of media: what makes part 1 long enough.
+pub struct Parts {
+    /// The first bytes: what makes part 1 long enough.
     head: BytesMut,
     tail: BytesMut,
-    next_part: u32,
+    next: u32,
+    length: u64,
+    ready: VecDeque<Part>,
 }
 
-impl Joiner {
-    /// A file of slices with these encodings, from slice 0 on.
+impl Default for Parts {
+    fn default() -> Self {
+        Self { head: BytesMut::new(), tail: BytesMut::new(), next: 2, length: 0, ready: VecDeque::new() }
+    }
+}
+
+impl Parts {
+    /// Bytes so far.
     #[must_use]
-    pub fn new(video: VideoConfig, audio: AudioConfig) -> Self {
-        Self {
-            video: (video, SampleTable::default()),
-            audio: (audio, SampleTable::default()),
-            expected: 0,
-            media_bytes: 0,
-            head: BytesMut::new(),
-            tail: BytesMut::new(),
-            next_part: 2,
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds bytes at the end.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        let room = MIN_PART_BYTES.saturating_sub(self.head.len()).min(bytes.len());
+        let (first, rest) = bytes.split_at(room);
+        self.head.extend_from_slice(first);
+        self.tail.extend_from_slice(rest);
+        let wanted = if self.next < SHORT_PARTS { MIN_PART_BYTES } else { LONG_PART_BYTES };
+        if self.tail.len() >= wanted {
+            self.ready.push_back(Part { number: self.next, body: self.tail.split().freeze() });
+            self.next += 1;
         }
     }
 
-    /// Adds the next slice; the answer is a part that is ready.
+    /// Changes bytes that are held back; `false` if not all of them are.
+    #[must_use]
+    pub fn change(&mut self, at: u64, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let place = usize::try_from(at).ok().and_then(|at| self.head.get_mut(at..at.checked_add(bytes.len())?));
+        place.map(|place| place.copy_from_slice(bytes)).is_some()
+    }
+
+    /// The next part that is ready.
+    pub fn pop(&mut self) -> Option<Part> {
+        self.ready.pop_front()
+    }
+
+    /// What is left, with `before` in front of everything. Parts that are ready have been taken.
+    #[must_use]
+    pub fn finish(self, before: Bytes) -> Remainder {
+        let mut first = BytesMut::from(before);
+        first.extend_from_slice(&self.head);
+        if self.next == 2 {
+            first.extend_from_slice(&self.tail);
+            return Remainder::Whole(first.freeze());
+        }
+        let mut parts = Vec::from(self.ready);
+        parts.insert(0, Part { number: 1, body: first.freeze() });
+        if !self.tail.is_empty() {
+            parts.push(Part { number: self.next, body: self.tail.freeze() });
+        }
+        Remainder::Parts(parts)
+    }
+}
+
+/// Decides which bytes go where.
+#[derive(Debug)]
+pub struct Joiner {
+    /// `None`: the file holds the sound alone.
+    video: Option<(VideoConfig, SampleTable)>,
+    audio: (AudioConfig, SampleTable),
+    expected: u64,
+    parts: Parts,
+}
+
+impl Joiner {
+    /// A file of slices with these encodings, from slice 0 on; of their sound alone if there is no `video`.
+    #[must_use]
+    pub fn new(video: Option<VideoConfig>, audio: AudioConfig) -> Self {
+        Self {
+            video: video.map(|video| (video, SampleTable::default())),
+            audio: (audio, SampleTable::default()),
+            expected: 0,
+            parts: Parts::default(),
+        }
+    }
+
+    /// Adds the next slice. The answer is a part that is ready, if there is one.
     ///
     /// # Errors
     /// [`OutOfOrder`]; the slice is not taken.
@@ -84,22 +149,11 @@ impl Joiner {
             return Err(OutOfOrder { number: slice.number, expected: self.expected });
         }
         self.expected += 1;
-        self.video.1.push_chunk(self.media_bytes, &slice.video);
-        slice.video.iter().for_each(|sample| self.append(sample));
-        self.audio.1.push_chunk(self.media_bytes, &slice.audio);
-        slice.audio.iter().for_each(|sample| self.append(sample));
-        if self.tail.len() < PART_BYTES {
-            return Ok(None);
+        if let Some((_, table)) = &mut self.video {
+            append(&mut self.parts, table, &slice.video);
         }
-        let part = Part { number: self.next_part, body: self.tail.split().freeze() };
-        self.next_part += 1;
-        Ok(Some(part))
-    }
-
-    fn append(&mut self, sample: &Sample) {
-        self.media_bytes += sample.data.len() as u64;
-        let held = if self.head.len() < MIN_PART_BYTES { &mut self.head } else { &mut self.tail };
-        held.extend_from_slice(&sample.data);
+        append(&mut self.parts, &mut self.audio.1, &slice.audio);
+        Ok(self.parts.pop())
     }
 
     /// Number of the slice that is to come.
@@ -108,130 +162,59 @@ impl Joiner {
         self.expected
     }
 
-    /// The header, and what is still held.
+    /// The header, and what is still held. The sound ends with sample `samples`, if that is known: its last frame may be longer.
     #[must_use]
-    pub fn finish(self) -> Remainder {
-        let header = faststart_header((&self.video.0, &self.video.1), (&self.audio.0, &self.audio.1), self.media_bytes);
-        let mut first = BytesMut::from(header);
-        first.extend_from_slice(&self.head);
-        if self.next_part == 2 {
-            first.extend_from_slice(&self.tail);
-            return Remainder::Whole(first.freeze());
+    pub fn finish(mut self, samples: Option<u64>) -> Remainder {
+        if let Some(samples) = samples {
+            self.audio.1.end_at(samples);
         }
-        let mut parts = vec![Part { number: 1, body: first.freeze() }];
-        if !self.tail.is_empty() {
-            parts.push(Part { number: self.next_part, body: self.tail.freeze() });
-        }
-        Remainder::Parts(parts)
+        let video = self.video.as_ref().map(|(config, table)| (config, table));
+        let header = faststart_header(video, (&self.audio.0, &self.audio.1), self.parts.length());
+        self.parts.finish(header)
     }
 }
 
-/// Uploads the file while it grows.
-pub struct Join {
-    store: Arc<dyn ObjectStore>,
-    key: Key,
-    joiner: Option<Joiner>,
-    upload: Option<Upload>,
-    /// Ready, not yet uploaded.
-    waiting: Vec<Part>,
-    uploaded: Vec<UploadedPart>,
-    whole: Option<Bytes>,
-    bytes: u64,
+fn append(parts: &mut Parts, table: &mut SampleTable, samples: &[Sample]) {
+    table.push_chunk(parts.length(), samples);
+    samples.iter().for_each(|sample| parts.append(&sample.data));
 }
 
-impl Join {
-    /// Joins to the object `key`.
-    #[must_use]
-    pub fn new(store: Arc<dyn ObjectStore>, key: Key, joiner: Joiner) -> Self {
-        Self {
-            store,
-            key,
-            joiner: Some(joiner),
-            upload: None,
-            waiting: Vec::new(),
-            uploaded: Vec::new(),
-            whole: None,
-            bytes: 0,
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
 
-    /// Number of the slice that is to come; `None` once [`Self::finish`] was called.
-    #[must_use]
-    pub fn expected(&self) -> Option<u64> {
-        self.joiner.as_ref().map(Joiner::expected)
-    }
-
-    /// Adds the next slice. What it makes ready is stored by [`Self::flush`].
-    ///
-    /// # Errors
-    /// [`OutOfOrder`]; the slice is not taken.
-    pub fn push(&mut self, slice: &EncodedSlice) -> Result<(), OutOfOrder> {
-        if let Some(joiner) = &mut self.joiner {
-            self.waiting.extend(joiner.push(slice)?);
-        }
-        Ok(())
-    }
-
-    /// Uploads what is ready.
-    ///
-    /// # Errors
-    /// What the store answers; the call can be made again.
-    pub async fn flush(&mut self) -> Result<(), StoreError> {
-        while let Some(part) = self.waiting.first() {
-            let upload = match &self.upload {
-                Some(upload) => upload,
-                None => {
-                    let upload = self.store.begin_upload(&self.key).await?;
-                    self.upload.insert(upload)
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn parts_make_the_file(lengths in prop::collection::vec(1_usize..(3 << 20), 1..12), before in 0_usize..100) {
+            let mut parts = Parts::default();
+            let (mut file, mut uploaded) = (Vec::new(), Vec::new());
+            for (index, length) in lengths.iter().enumerate() {
+                let bytes = vec![index as u8 + 1; *length];
+                parts.append(&bytes);
+                file.extend(bytes);
+                uploaded.extend(std::iter::from_fn(|| parts.pop()));
+            }
+            prop_assert!(parts.change(0, &[7]));
+            file[0] = 7;
+            prop_assert!(!parts.change(MIN_PART_BYTES as u64, &[7]));
+            file.splice(0..0, vec![9; before]);
+            let made = match parts.finish(vec![9; before].into()) {
+                Remainder::Whole(whole) => {
+                    prop_assert!(uploaded.is_empty());
+                    whole.to_vec()
+                }
+                Remainder::Parts(rest) => {
+                    uploaded.extend(rest);
+                    uploaded.sort_by_key(|part| part.number);
+                    let (last, others) = uploaded.split_last().expect("parts");
+                    prop_assert!(others.iter().all(|part| part.body.len() >= MIN_PART_BYTES));
+                    prop_assert_eq!(last.number as usize, uploaded.len());
+                    uploaded.iter().flat_map(|part| part.body.to_vec()).collect()
                 }
             };
-            let uploaded = self.store.upload_part(upload, part.number, part.body.clone()).await?;
-            self.bytes += part.body.len() as u64;
-            self.uploaded.push(uploaded);
-            self.waiting.remove(0);
-        }
-        Ok(())
-    }
-
-    /// Stores the rest: the file stands afterwards. A file that stands already, ours or another node's, is left as it is.
-    ///
-    /// # Errors
-    /// What the store answers; the call can be made again.
-    pub async fn finish(&mut self) -> Result<(), StoreError> {
-        match self.joiner.take().map(Joiner::finish) {
-            Some(Remainder::Whole(file)) => self.whole = Some(file),
-            Some(Remainder::Parts(parts)) => self.waiting.extend(parts),
-            None => {}
-        }
-        if let Some(file) = &self.whole {
-            return match self.store.create(&self.key, file.clone()).await {
-                Err(StoreError::AlreadyExists { .. }) => Ok(()),
-                other => other,
-            };
-        }
-        self.flush().await?;
-        let Some(upload) = &self.upload else { return Ok(()) };
-        let mut parts = self.uploaded.clone();
-        parts.sort_by_key(|part| part.number);
-        match self.store.complete_upload(upload, parts).await {
-            Ok(()) => Ok(()),
-            Err(StoreError::AlreadyExists { .. }) => self.store.abort_upload(upload).await.or(Ok(())),
-            // The upload may have been completed and the answer lost.
-            Err(error) => match self.store.size(&self.key).await {
-                Ok(size) if size == self.bytes => Ok(()),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// Drops what was uploaded; for a render that is given up or moves elsewhere.
-    ///
-    /// # Errors
-    /// What the store answers.
-    pub async fn abort(&mut self) -> Result<(), StoreError> {
-        match self.upload.take() {
-            Some(upload) => self.store.abort_upload(&upload).await,
-            None => Ok(()),
+            prop_assert!(made == file);
         }
     }
 }

@@ -15,6 +15,8 @@ use roomreel_shared::cluster::RenderJob;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::late::LateJob;
+use roomreel_shared::output::{Kind, Names};
 use roomreel_shared::ports::{CoordinationError, ObjectStore, Ports, StoreError};
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{self, Window};
@@ -25,8 +27,9 @@ use crate::claim::{self, Claim};
 use crate::documents::Documents;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
 use crate::engine::{self, Engine, Work};
-use crate::join::{Join, Joiner, OutOfOrder};
+use crate::join::OutOfOrder;
 use crate::mux::{self, fragment, init_segment, parse_fragment};
+use crate::outputs::{self, Outputs};
 use crate::playlist::Playlist;
 
 /// Why a step did not succeed.
@@ -60,6 +63,9 @@ pub enum Error {
     /// Slices do not follow each other (I5).
     #[error(transparent)]
     OutOfOrder(#[from] OutOfOrder),
+    /// The files besides the slices are not made.
+    #[error(transparent)]
+    Outputs(#[from] outputs::Error),
     /// Slices exist that were encoded in another way and do not go with ours.
     #[error("{key} was written by an encoder with other settings")]
     OtherEncoder {
@@ -97,6 +103,7 @@ impl Error {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.is_permanent(),
+            Self::Outputs(error) => error.is_permanent(),
             Self::Coordination(error) => matches!(error, CoordinationError::Refused { .. }),
             _ => true,
         }
@@ -119,7 +126,7 @@ struct Composite {
     spec: CompositeSpec,
     engine: Engine,
     video: VideoConfig,
-    join: Join,
+    outputs: Outputs,
     playlist: Playlist,
     /// Slices that existed when this process took over: read back, not rendered.
     existing: u64,
@@ -300,9 +307,12 @@ impl Job {
         let start = first.header.room_start + late.map_or(Duration::ZERO, |late| late.stretch().start);
         let start = i128::from(start.as_micros()) * 1000;
         let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let joiner = Joiner::new(video.clone(), audio);
+        let fold = &self.job.spec;
+        let names = Names::new((&fold.tenant, &fold.room, &fold.recording), &spec.id, &start.date().to_string());
+        let (store, keys, configs) = (self.ports.store.clone(), self.keys.clone(), (&video, &audio));
+        let outputs = Outputs::new(store, keys, &spec, names, configs)?;
         self.composite = Some(Composite {
-            join: Join::new(self.ports.store.clone(), self.keys.composite_mp4(&spec.id), joiner),
+            outputs,
             playlist: Playlist::new(start, Duration::from_millis(self.job.spec.window_ms)),
             spec,
             engine,
@@ -316,19 +326,17 @@ impl Job {
 
     /// Takes a slice that exists into the playlist and the file.
     async fn replay(&mut self, number: u64) -> Result<(), Error> {
-        let composite = self.composite.as_ref().expect("only called with a composite");
-        let object = self.ports.store.get(&self.keys.slice(&composite.spec.id, number)).await?;
-        let slice = parse_slice(number, &object)?;
+        let spec = self.composite.as_ref().expect("only called with a composite").spec.clone();
+        let object = self.ports.store.get(&self.keys.slice(&spec.id, number)).await?;
+        let mut slice = parse_slice(number, &object)?;
+        outputs::read_webm(&*self.ports.store, &self.keys, &spec, &mut slice).await?;
         self.take_in(&slice).await
     }
 
     /// A slice that stands in the bucket becomes part of the file and the playlist. Can be called again after an error.
     async fn take_in(&mut self, slice: &EncodedSlice) -> Result<(), Error> {
         let composite = self.composite.as_mut().expect("only called with a composite");
-        if composite.join.expected() == Some(slice.number) {
-            composite.join.push(slice)?;
-        }
-        composite.join.flush().await?;
+        composite.outputs.take_in(slice).await?;
         composite.playlist.push(duration(slice, &composite.video));
         Ok(())
     }
@@ -362,13 +370,19 @@ impl Job {
     /// Stores the rendered slice, or takes the one that another node has stored in its place (I5).
     async fn store_pending(&mut self) -> Result<(), Error> {
         let composite = self.composite.as_ref().expect("only called with a composite");
-        let Some((slice, span)) = composite.pending.clone() else { return Ok(()) };
-        let key = self.keys.slice(&composite.spec.id, slice.number);
+        let Some((mut slice, span)) = composite.pending.clone() else { return Ok(()) };
+        // Before the slice, whose presence says that it has been made.
+        let spec = composite.spec.clone();
+        outputs::keep_webm(&*self.ports.store, &self.keys, &spec, &mut slice).await?;
+        let key = self.keys.slice(&spec.id, slice.number);
         let body = fragment(&slice);
         let put = tracing::info_span!(parent: &span, "put slice", %key, bytes = body.len());
         let stored = match self.ports.store.create(&key, body).instrument(put).await {
             Ok(()) => slice,
-            Err(StoreError::AlreadyExists { .. }) => parse_slice(slice.number, &self.ports.store.get(&key).await?)?,
+            Err(StoreError::AlreadyExists { .. }) => {
+                let stored = parse_slice(slice.number, &self.ports.store.get(&key).await?)?;
+                EncodedSlice { webm: slice.webm, ..stored }
+            }
             Err(error) => return Err(error.into()),
         };
         // Not again, if this step is made again.
@@ -387,6 +401,9 @@ impl Job {
 
     async fn put_playlist(&mut self) -> Result<(), Error> {
         let Some(composite) = &self.composite else { return Ok(()) };
+        if !composite.spec.outputs.iter().any(|output| output.kind == Kind::Hls) {
+            return Ok(());
+        }
         let key = self.keys.playlist(&composite.spec.id);
         self.ports.store.put(&key, Bytes::from(composite.playlist.render())).await?;
         self.note(&key);
@@ -403,6 +420,7 @@ impl Job {
         };
         let window = Arc::new(in_thread(move || parse_window(number, object)).await??);
         if let Some(composite) = &mut self.composite {
+            composite.outputs.take_in_window(&window).await?;
             composite.engine.push_window(window.clone()).await?;
             composite.is_drained = false;
         }
@@ -416,11 +434,15 @@ impl Job {
 
     /// Writes what stands at the end, then says so.
     async fn end(&mut self) -> Result<Next, Error> {
+        let stretch = self.job.late.as_ref().map(LateJob::stretch);
+        if stretch.is_some() && self.follow_for_outputs().await? {
+            return Ok(Next::Step);
+        }
         if let Some(composite) = &mut self.composite {
-            composite.join.finish().await?;
+            composite.outputs.finish(stretch).await?;
             composite.playlist.end();
-            let key = self.keys.composite_mp4(&composite.spec.id);
-            self.note(&key);
+            let ready: Vec<_> = composite.outputs.ready().cloned().collect();
+            ready.iter().for_each(|key| self.note(key));
             self.report(false, None).await?;
             self.put_playlist().await?;
         }
@@ -442,6 +464,25 @@ impl Job {
         Ok(Next::Finished)
     }
 
+    /// A late render's slices are made elsewhere; what its files need of the windows is read here, one of them at a time. `false` if
+    /// there is no more.
+    async fn follow_for_outputs(&mut self) -> Result<bool, Error> {
+        let Some(composite) = &mut self.composite else { return Ok(false) };
+        if !composite.outputs.wants_windows() {
+            return Ok(false);
+        }
+        let number = self.next_window;
+        let object = match self.ports.store.get(&self.keys.window(number)).await {
+            Ok(object) => object,
+            Err(StoreError::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let window = in_thread(move || parse_window(number, object)).await??;
+        composite.outputs.take_in_window(&window).await?;
+        self.next_window += 1;
+        Ok(true)
+    }
+
     fn note(&mut self, key: &Key) {
         if let Some(name) = key.as_str().strip_prefix(self.keys.prefix()) {
             self.files.insert(name.to_owned());
@@ -460,10 +501,8 @@ impl Job {
 
     /// Lets go of what was uploaded in parts and will never become a file.
     pub async fn abandon(&mut self) {
-        if let Some(composite) = &mut self.composite
-            && let Err(error) = composite.join.abort().await
-        {
-            tracing::info!(%error, "parts of an unfinished upload remain in the bucket");
+        if let Some(composite) = &mut self.composite {
+            composite.outputs.abandon().await;
         }
     }
 }
@@ -478,7 +517,11 @@ pub(crate) async fn put_init(
     let header = init_segment(video, audio);
     match store.create(key, header.clone()).await {
         Err(StoreError::AlreadyExists { .. }) => {
-            if store.get(key).await? == header { Ok(()) } else { Err(Error::OtherEncoder { key: key.to_string() }) }
+            if store.get(key).await? == header {
+                Ok(())
+            } else {
+                Err(Error::OtherEncoder { key: key.to_string() })
+            }
         }
         other => Ok(other?),
     }

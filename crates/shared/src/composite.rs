@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::CompositeId;
 use crate::look::Look;
+use crate::output::{Kind, Output, TrackFormat, check_outputs};
 
 /// One rendering of a recording: layout and encoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +20,21 @@ pub struct CompositeSpec {
     pub height: u32,
     /// Frames per second, 10 to 60.
     pub fps: u32,
-    /// x264's constant rate factor, 0 to 51.
+    /// x264's constant rate factor, 0 to 51; without meaning where `bitrate` is set.
     pub crf: u8,
+    /// H.264, bits per second on average, with peaks of half as much again; none: as `crf` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u32>,
+    /// Most milliseconds from key frame to key frame; every slice begins with one anyway. None: nowhere else but where a cut asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyframe_ms: Option<u32>,
     /// AAC, bits per second.
     pub audio_bitrate: u32,
+    /// What is made besides the slices.
+    pub outputs: Vec<Output>,
+    /// Exports of every track, without transcoding, to `tracks/`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tracks: Vec<TrackFormat>,
     /// Background, watermark, clock, names.
     pub look: Look,
 }
@@ -36,7 +48,11 @@ impl Default for CompositeSpec {
             height: 720,
             fps: 30,
             crf: 23,
+            bitrate: None,
+            keyframe_ms: None,
             audio_bitrate: 128_000,
+            outputs: vec![Kind::Hls.into(), Kind::Mp4.into()],
+            tracks: Vec::new(),
             look: Look::default(),
         }
     }
@@ -70,9 +86,17 @@ impl CompositeSpec {
         if self.crf > 51 {
             return refuse("crf", format!("{} is over 51", self.crf));
         }
+        for (field, value, range) in
+            [("bitrate", self.bitrate, 50_000..=50_000_000), ("keyframe_ms", self.keyframe_ms, 100..=60_000)]
+        {
+            if let Some(value) = value.filter(|value| !range.contains(value)) {
+                return refuse(field, format!("{value} is not between {} and {}", range.start(), range.end()));
+            }
+        }
         if !(16_000..=512_000).contains(&self.audio_bitrate) {
             return refuse("audio_bitrate", format!("{} is not between 16000 and 512000", self.audio_bitrate));
         }
+        check_outputs(self)?;
         self.look.check().map_err(|(field, why)| Error { field, why })
     }
 }

@@ -119,10 +119,16 @@ impl RecordingKeys {
         (self.window(number) == *key).then_some(number)
     }
 
-    /// State and reason of the recording.
+    /// The recording in its final state.
     #[must_use]
     pub fn recording_json(&self) -> Key {
         self.file("recording.json")
+    }
+
+    /// The recording while its state is not final.
+    #[must_use]
+    pub fn unfinished_json(&self) -> Key {
+        self.file("unfinished.json")
     }
 
     /// The policy in force when the recording began.
@@ -171,6 +177,12 @@ impl RecordingKeys {
     #[must_use]
     pub fn slice(&self, composite: &CompositeId, n: u64) -> Key {
         self.composite_file(composite, &format!("{n:08}.m4s"))
+    }
+
+    /// The pictures of slice `n` as a WebM takes them.
+    #[must_use]
+    pub fn webm_slice(&self, composite: &CompositeId, n: u64) -> Key {
+        self.composite_file(composite, &format!("{n:08}.webm.m4s"))
     }
 
     /// The number of a slice from its key.
@@ -242,10 +254,26 @@ pub fn index(date: &str, recording: &RecordingId) -> Key {
     Key(format!("index/{date}/{}.json", recording.token()))
 }
 
+/// What clean-up has found, and when: it removes nothing that it has not found before.
+#[must_use]
+pub fn clean_marks() -> Key {
+    Key("clean/marks.json".to_owned())
+}
+
+/// Whether [`probe`] made this key.
+#[must_use]
+pub fn is_probe(key: &Key) -> bool {
+    let nonce = key.as_str().strip_prefix(PROBES).and_then(|nonce| u64::from_str_radix(nonce, 16).ok());
+    nonce.is_some_and(|nonce| probe(nonce) == *key)
+}
+
+/// What the keys of [`probe`] begin with.
+pub const PROBES: &str = "probe/";
+
 /// Two creates of this key tell whether a store has conditional writes; `nonce` is new each time.
 #[must_use]
 pub fn probe(nonce: u64) -> Key {
-    Key(format!("probe/{nonce:016x}"))
+    Key(format!("{PROBES}{nonce:016x}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Pictures and sound in, slices of H.264 and AAC out.
+//! Pictures and sound in, slices of H.264 and AAC out, and of VP9 or VP8 where a WebM is made.
 //!
 //! Owns where slices are cut and that slices of two encoders fit together:
 //!
@@ -19,6 +19,7 @@ mod audio;
 mod coded;
 mod grid;
 mod video;
+mod webm;
 
 pub use coded::{AudioConfig, EncodedSlice, Sample, VideoConfig};
 pub use grid::{AAC_FRAME, Grid, REORDER_TICKS};
@@ -56,6 +57,8 @@ pub struct Encoder {
     slice: u64,
     config: VideoConfig,
     video: video::SliceEncoder,
+    /// The same pictures again, where a WebM is made.
+    webm: Option<webm::SliceEncoder>,
     audio: audio::Encoder,
     /// Frames pushed into this slice.
     frames: u64,
@@ -75,6 +78,7 @@ impl Encoder {
         Ok(Self {
             config: VideoConfig { width, height, timescale: grid.video_timescale(), sps, pps },
             video,
+            webm: webm::SliceEncoder::open(spec)?,
             audio: audio::Encoder::open(spec.audio_bitrate, grid.audio_from(first_slice))?,
             slice: first_slice,
             spec: spec.clone(),
@@ -119,6 +123,9 @@ impl Encoder {
     /// [`Error::GaveUp`]; also for a canvas of another size.
     pub fn push_video(&mut self, canvas: &Canvas) -> Result<(), Error> {
         self.video.push(canvas, self.frames as i64)?;
+        if let Some(webm) = &mut self.webm {
+            webm.push(canvas, self.frames as i64)?;
+        }
         self.frames += 1;
         Ok(())
     }
@@ -141,6 +148,7 @@ impl Encoder {
         self.slice += 1;
         self.frames = 0;
         self.video = video::SliceEncoder::open(&self.spec)?;
+        self.webm = webm::SliceEncoder::open(&self.spec)?;
         if self.video.parameter_sets()? != (self.config.sps.clone(), self.config.pps.clone()) {
             let why = "equal settings gave other parameter sets".to_owned();
             return Err(Error::GaveUp { name: video::NAME, why });
@@ -161,7 +169,8 @@ impl Encoder {
 
     fn end_video(&mut self, audio: Vec<Sample>) -> Result<EncodedSlice, Error> {
         let first = self.grid.first_frame(self.slice) as i64;
-        Ok(EncodedSlice { number: self.slice, video: self.video.finish(first)?, audio, webm: Vec::new() })
+        let webm = self.webm.as_mut().map_or(Ok(Vec::new()), |webm| webm.finish(first))?;
+        Ok(EncodedSlice { number: self.slice, video: self.video.finish(first)?, audio, webm })
     }
 }
 

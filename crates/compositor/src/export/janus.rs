@@ -8,16 +8,12 @@
 //! packets that came in retransmissions or redundancy stand where they belong, header extensions are left out.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::PathBuf;
 
 use roomreel_shared::event::Codec;
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::time::RoomTime;
 
-use super::rtpdump::{close, create};
-use super::{Error, Files};
+use super::{Error, Files, OpenFile};
 use crate::depacketize::reorder::MediaPacket;
 use crate::depacketize::reorder::Popped;
 use crate::track::Intake;
@@ -54,9 +50,8 @@ fn frame(packet: &MediaPacket, ssrc: Ssrc, offset_us: i64) -> Option<Vec<u8>> {
 }
 
 struct Stream {
-    path: PathBuf,
     number: usize,
-    file: BufWriter<File>,
+    file: OpenFile,
 }
 
 /// Writes a track's RTP streams.
@@ -101,22 +96,19 @@ impl Janus {
         let Some(frame) = frame(packet, ssrc, offset_us) else { return Ok(()) };
         let of = (ssrc, packet.payload_type.0);
         if !self.streams.contains_key(&of) {
-            let Some(path) = files.next("mjr", codec.name()) else { return Ok(()) };
-            let mut file = create(&path)?;
-            let written = file.write_all(&header(self.is_audio, codec, start));
-            written.map_err(|source| Error::File { path: path.clone(), source })?;
-            self.streams.insert(of, Stream { path, number: files.newest(), file });
+            let Some(mut file) = files.next("mjr", codec.name())? else { return Ok(()) };
+            file.append(&header(self.is_audio, codec, start))?;
+            self.streams.insert(of, Stream { number: files.newest(), file });
         }
         if let Some(stream) = self.streams.get_mut(&of) {
-            let written = stream.file.write_all(&frame);
-            written.map_err(|source| Error::File { path: stream.path.clone(), source })?;
+            stream.file.append(&frame)?;
             files.note(stream.number, offset_us.max(0), 0);
         }
         Ok(())
     }
 
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.streams.into_values().try_for_each(|stream| close(stream.path, stream.file))
+        self.streams.into_values().try_for_each(|stream| stream.file.finish())
     }
 }
 

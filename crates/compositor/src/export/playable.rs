@@ -35,8 +35,8 @@ impl Current {
             return Ok(true);
         }
         self.finish()?;
-        let Some(path) = files.next(format.container().0, format.codec.name()) else { return Ok(false) };
-        let container = Container::create(&path, &format)?;
+        let Some(file) = files.next(format.container().0, format.codec.name())? else { return Ok(false) };
+        let container = Container::create(file, &format)?;
         self.0 = Some((format, container));
         Ok(true)
     }

@@ -7,14 +7,10 @@
 //! ```
 //! Numbers are big-endian; the start is the recording's.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::PathBuf;
-
 use roomreel_shared::batch::{Packet, PacketData};
 use roomreel_shared::time::RoomTime;
 
-use super::{Error, Files};
+use super::{Error, Files, OpenFile};
 
 const LINE: &[u8] = b"#!rtpplay1.0 0.0.0.0/0\n";
 const PACKET_HEADER_BYTES: usize = 8;
@@ -44,37 +40,29 @@ fn packet_header(packet: &PacketData, offset_us: i64) -> Option<[u8; PACKET_HEAD
 
 /// Writes a track's packets in the order in which they were folded.
 #[derive(Default)]
-pub(super) struct RtpDump(Option<(PathBuf, BufWriter<File>)>);
+pub(super) struct RtpDump(Option<OpenFile>);
 
 impl RtpDump {
     pub(super) fn write(&mut self, packet: &Packet, start: RoomTime, files: &mut Files) -> Result<(), Error> {
         let offset_us = packet.time.micros_since(start);
         let Some(before) = packet_header(&packet.data, offset_us) else { return Ok(()) };
         if self.0.is_none() {
-            let Some(path) = files.next("rtpdump", "") else { return Ok(()) };
-            let mut file = create(&path)?;
-            file.write_all(&header(start)).map_err(|source| Error::File { path: path.clone(), source })?;
-            self.0 = Some((path, file));
+            self.0 = files.next("rtpdump", "")?;
+            if let Some(file) = &mut self.0 {
+                file.append(&header(start))?;
+            }
         }
-        if let Some((path, file)) = &mut self.0 {
-            let written = file.write_all(&before).and_then(|()| file.write_all(packet.data.bytes()));
-            written.map_err(|source| Error::File { path: path.clone(), source })?;
+        if let Some(file) = &mut self.0 {
+            file.append(&before)?;
+            file.append(packet.data.bytes())?;
             files.note(0, offset_us.max(0), 0);
         }
         Ok(())
     }
 
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.0.map_or(Ok(()), |(path, file)| close(path, file))
+        self.0.map_or(Ok(()), OpenFile::finish)
     }
-}
-
-pub(super) fn create(path: &PathBuf) -> Result<BufWriter<File>, Error> {
-    File::create(path).map(BufWriter::new).map_err(|source| Error::File { path: path.clone(), source })
-}
-
-pub(super) fn close(path: PathBuf, mut file: BufWriter<File>) -> Result<(), Error> {
-    file.flush().map_err(|source| Error::File { path, source })
 }
 
 #[cfg(test)]

@@ -149,8 +149,10 @@ fn sound(name: &str, format: Sample, rate: u32, samples: usize) -> Vec<Vec<u8>> 
 fn every_codec_has_a_container() {
     let directory = tempfile::tempdir().expect("a directory");
     let write = |format: container::MediaFormat, media: &[Vec<u8>], step_us: i64| {
-        let path = directory.path().join(format!("{}.{}", format.codec.name(), format.container().0));
-        let mut container = Container::create(&path, &format).expect("libavformat knows it");
+        let name = format!("{}.{}", format.codec.name(), format.container().0);
+        let path = directory.path().join(&name);
+        let file = OpenFile::create(&Directory(directory.path().to_owned()), &name).expect("it is begun");
+        let mut container = Container::create(file, &format).expect("libavformat knows it");
         // A hole in the middle, and a beginning in mid-recording.
         for (index, data) in media.iter().enumerate() {
             let at = 7_000_000 + index as i64 * step_us + i64::from(index >= 5) * 3_000_000;

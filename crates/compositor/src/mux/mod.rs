@@ -5,6 +5,7 @@
 //! Video is track 1, audio track 2. Video composition times are moved by [`REORDER_TICKS`] and an edit list moves them back, so that both
 //! tracks begin at time 0. Signed composition offsets would do without, but FFmpeg shows such fragments too late (seen with 5.1).
 
+pub(crate) mod libav;
 mod parse;
 mod tables;
 
@@ -37,7 +38,7 @@ pub fn init_segment(video: &VideoConfig, audio: &AudioConfig) -> Bytes {
     let trex = |track_id| Trex { track_id, default_sample_description_index: 1, ..Trex::default() };
     let moov = Moov {
         mvex: Some(Mvex { mehd: None, trex: vec![trex(VIDEO_TRACK), trex(AUDIO_TRACK)] }),
-        ..movie([(video_track(video), no_samples(), 0), (audio_track(audio), no_samples(), 0)])
+        ..movie(vec![(video_track(video), no_samples(), 0), (audio_track(audio), no_samples(), 0)])
     };
     let mut header = BytesMut::new();
     put(&mut header, &file_type(b"iso6", &[b"iso6", b"cmfc", b"mp41"]));
@@ -184,15 +185,20 @@ fn audio_track(config: &AudioConfig) -> Track {
 }
 
 /// A movie of these tracks, each with its samples and its length in its own timescale.
-fn movie(tracks: [(Track, Stbl, u64); 2]) -> Moov {
-    let in_movie = |duration: u64, timescale: u32| duration * u64::from(MOVIE_TIMESCALE) / u64::from(timescale);
+fn movie(tracks: Vec<(Track, Stbl, u64)>) -> Moov {
+    // The length of sound alone is told to the sample.
+    let movie_timescale = match &tracks[..] {
+        [(track, ..)] => track.timescale,
+        _ => MOVIE_TIMESCALE,
+    };
+    let in_movie = |duration: u64, timescale: u32| duration * u64::from(movie_timescale) / u64::from(timescale);
     let duration = tracks.iter().map(|(track, _, duration)| in_movie(*duration, track.timescale)).max().unwrap_or(0);
     let edit = |segment_duration, starts_at: u32| ElstEntry {
         segment_duration,
         media_time: Some(starts_at.into()),
         media_rate: 1.into(),
     };
-    let trak = tracks.map(|(track, samples, duration)| Trak {
+    let trak = tracks.into_iter().map(|(track, samples, duration)| Trak {
         edts: track.starts_at.map(|starts_at| Edts {
             elst: Some(Elst { entries: vec![edit(in_movie(duration, track.timescale), starts_at)] }),
         }),
@@ -212,14 +218,14 @@ fn movie(tracks: [(Track, Stbl, u64); 2]) -> Moov {
     });
     Moov {
         mvhd: Mvhd {
-            timescale: MOVIE_TIMESCALE,
+            timescale: movie_timescale,
             duration,
             rate: 1.into(),
             volume: 1.into(),
             next_track_id: AUDIO_TRACK + 1,
             ..Mvhd::default()
         },
-        trak: trak.into(),
+        trak: trak.collect(),
         ..Moov::default()
     }
 }

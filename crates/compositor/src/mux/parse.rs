@@ -43,7 +43,7 @@ pub fn parse_fragment(object: &Bytes) -> Result<EncodedSlice, Error> {
 
 fn read(moof: &Moof, moof_at: usize, object: &Bytes) -> Result<EncodedSlice, Error> {
     let number = moof.mfhd.sequence_number.checked_sub(1).ok_or_else(|| error("its sequence number is 0"))?;
-    let mut slice = EncodedSlice { number: number.into(), video: Vec::new(), audio: Vec::new() };
+    let mut slice = EncodedSlice { number: number.into(), ..EncodedSlice::default() };
     for traf in &moof.traf {
         let (samples, delay) = match traf.tfhd.track_id {
             VIDEO_TRACK => (&mut slice.video, i64::from(REORDER_TICKS)),

@@ -43,6 +43,21 @@ impl SampleTable {
         }
     }
 
+    /// Makes the last sample shorter, so that the track lasts `duration`.
+    pub fn end_at(&mut self, duration: u64) {
+        let (excess, Some(run)) = (self.duration.saturating_sub(duration), self.durations.last_mut()) else { return };
+        if excess == 0 || excess >= u64::from(run.sample_delta) {
+            return;
+        }
+        let last = SttsEntry { sample_count: 1, sample_delta: run.sample_delta - excess as u32 };
+        run.sample_count -= 1;
+        if run.sample_count == 0 {
+            self.durations.pop();
+        }
+        self.durations.push(last);
+        self.duration = duration;
+    }
+
     /// Samples so far.
     #[must_use]
     pub fn samples(&self) -> usize {
@@ -74,23 +89,27 @@ impl SampleTable {
     }
 }
 
-/// Everything of a file that comes before `media_bytes` of media: type, tables and the media's own header.
+/// Everything of a file that comes before `media_bytes` of media: type, tables and the media's own header. Without `video` it is that of a
+/// file of sound alone.
 #[must_use]
 pub fn faststart_header(
-    video: (&VideoConfig, &SampleTable),
+    video: Option<(&VideoConfig, &SampleTable)>,
     audio: (&AudioConfig, &SampleTable),
     media_bytes: u64,
 ) -> Bytes {
     // Offsets behind 4 GiB need the wide forms; a margin covers the header itself.
     let wide = media_bytes + (1 << 28) > u64::from(u32::MAX);
     let build = |media_at: u64| {
-        let tracks = [
-            (video_track(video.0), video.1.boxes(media_at, wide, REORDER_TICKS), video.1.duration),
-            (audio_track(audio.0), audio.1.boxes(media_at, wide, 0), audio.1.duration),
-        ];
+        let pictures = |(config, table): (&VideoConfig, &SampleTable)| {
+            (video_track(config), table.boxes(media_at, wide, REORDER_TICKS), table.duration)
+        };
+        let sound = (audio_track(audio.0), audio.1.boxes(media_at, wide, 0), audio.1.duration);
         let mut header = BytesMut::new();
-        put(&mut header, &file_type(b"isom", &[b"isom", b"iso2", b"avc1", b"mp41"]));
-        put(&mut header, &movie(tracks));
+        match video {
+            Some(_) => put(&mut header, &file_type(b"isom", &[b"isom", b"iso2", b"avc1", b"mp41"])),
+            None => put(&mut header, &file_type(b"M4A ", &[b"M4A ", b"isom", b"iso2", b"mp42"])),
+        }
+        put(&mut header, &movie(video.map(pictures).into_iter().chain([sound]).collect()));
         if wide {
             header.put_u32(1);
             header.put_slice(b"mdat");

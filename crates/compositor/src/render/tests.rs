@@ -48,7 +48,8 @@ pub(crate) fn vp8(count: usize, colour: impl Fn(usize) -> [u8; 3]) -> Vec<Bytes>
     context.set_height(180);
     context.set_format(Pixel::YUV420P);
     context.set_time_base(Rational::new(1, 10));
-    let options = Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", "9999")]);
+    let options =
+        Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", "9999")]);
     let mut encoder = context.open_with(options).expect("it opens");
     let mut canvas = Canvas::new(320, 180);
     let mut coded = Vec::new();

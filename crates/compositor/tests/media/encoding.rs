@@ -30,7 +30,7 @@ fn twenty_slices() -> (Vec<EncodedSlice>, Bytes, Joiner) {
     let (rest, encoder) = encode(SLICE_MS, 12, 20, Some(17));
     slices.extend(rest);
     let (video, audio) = (encoder.video_config(), encoder.audio_config());
-    (slices, init_segment(&video, &audio), Joiner::new(video, audio))
+    (slices, init_segment(&video, &audio), Joiner::new(Some(video), audio))
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn slices_of_two_encoders_make_one_stream_and_one_file() {
     for slice in &slices {
         assert_eq!(joiner.push(slice), Ok(None), "small recordings are uploaded at once");
     }
-    let Remainder::Whole(file) = joiner.finish() else { panic!("it is small") };
+    let Remainder::Whole(file) = joiner.finish(None) else { panic!("it is small") };
     let stream = write(folder.path(), "stream.mp4", &stream(&slices, &header));
     let file = write(folder.path(), "file.mp4", &file);
     for path in [&stream, &file] {
@@ -137,7 +137,7 @@ fn damaged_slices_are_refused_not_believed() {
 fn large_files_are_uploaded_while_they_grow() {
     let (slices, encoder) = encode(SLICE_MS, 0, 1, None);
     let (video, audio) = (encoder.video_config(), encoder.audio_config());
-    let mut joiner = Joiner::new(video, audio);
+    let mut joiner = Joiner::new(Some(video), audio);
     let mut part_bytes = Vec::new();
     for number in 0..30 {
         let mut slice = slices[0].clone();
@@ -155,8 +155,8 @@ fn large_files_are_uploaded_while_they_grow() {
             part_bytes.push(part.body);
         }
     }
-    assert!(part_bytes.len() >= 2 && part_bytes.iter().all(|body| body.len() >= 8 << 20));
-    let Remainder::Parts(rest) = joiner.finish() else { panic!("it is large") };
+    assert!(part_bytes.len() >= 2 && part_bytes.iter().all(|body| body.len() >= 5 << 20));
+    let Remainder::Parts(rest) = joiner.finish(None) else { panic!("it is large") };
     assert_eq!(rest.iter().map(|part| part.number).collect::<Vec<_>>(), [1, part_bytes.len() as u32 + 2]);
     assert!(rest[0].body.len() >= 5 << 20, "every store takes it");
     let mut file = rest[0].body.to_vec();
@@ -172,7 +172,7 @@ fn large_files_are_uploaded_while_they_grow() {
 async fn an_upload_survives_lost_answers_and_gives_way_to_a_file_that_stands() {
     use roomreel_backends::memory::MemoryStore;
     use roomreel_backends::memory::faults::{Fault, Operation, Script};
-    use roomreel_compositor::join::Join;
+    use roomreel_compositor::outputs::FileUpload;
     use roomreel_shared::key::Key;
     use roomreel_shared::ports::{ObjectStore, StoreError};
     use std::sync::Arc;
@@ -192,18 +192,19 @@ async fn an_upload_survives_lost_answers_and_gives_way_to_a_file_that_stands() {
                 script.push(operation, fault);
             }
         }
-        let joiner = Joiner::new(encoder.video_config(), encoder.audio_config());
-        let mut join = Join::new(store.clone(), key.clone(), joiner);
+        let mut joiner = Joiner::new(Some(encoder.video_config()), encoder.audio_config());
+        let mut upload = FileUpload::new(store.clone(), key.clone());
         for number in 0..20 {
             let mut slice = slices[0].clone();
             slice.number = number;
             slice.video[0].data = Bytes::from(vec![round; 1_000_000]);
-            join.push(&slice).expect("in order");
-            while let Err(error) = join.flush().await {
+            joiner.push(&slice).expect("in order").into_iter().for_each(|part| upload.push(part));
+            while let Err(error) = upload.flush().await {
                 assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
             }
         }
-        while let Err(error) = join.finish().await {
+        upload.end(joiner.finish(None));
+        while let Err(error) = upload.finish().await {
             assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
         }
         assert_eq!(script.remaining(), 0);

@@ -1,0 +1,101 @@
+//! Files that grow in memory and leave it part by part.
+//!
+//! Owns the way from a muxer, which writes where it likes, to the uploads, which take parts in order. What is ready waits in a queue until
+//! the caller takes it, which it does after each slice and each window.
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use bytes::Bytes;
+use roomreel_shared::key::{Key, RecordingKeys};
+
+use crate::export::FileMaker;
+use crate::join::{Part, Parts, Remainder};
+use crate::mux::libav::ByteSink;
+
+/// What is ready of a file.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) key: Key,
+    pub(super) content: Content,
+}
+
+/// A part of a file, or its end.
+#[derive(Debug)]
+pub(super) enum Content {
+    Part(Part),
+    End(Remainder),
+}
+
+/// Where pieces are put.
+#[derive(Debug, Clone)]
+pub(super) struct Pieces(Sender<Piece>);
+
+impl Pieces {
+    pub(super) fn new() -> (Self, Receiver<Piece>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Puts a small file there whole.
+    pub(super) fn whole(&self, key: Key, file: Bytes) {
+        self.put(key, Content::End(Remainder::Whole(file)));
+    }
+
+    pub(super) fn part(&self, key: Key, part: Part) {
+        self.put(key, Content::Part(part));
+    }
+
+    pub(super) fn end(&self, key: Key, rest: Remainder) {
+        self.put(key, Content::End(rest));
+    }
+
+    fn put(&self, key: Key, content: Content) {
+        // Nobody receives when the render is being dropped; then nothing is lost with it.
+        let _ = self.0.send(Piece { key, content });
+    }
+
+    /// A file that grows.
+    pub(super) fn file(&self, key: Key) -> Box<GrowingFile> {
+        Box::new(GrowingFile { key, pieces: self.clone(), parts: Parts::default() })
+    }
+}
+
+/// A file that grows.
+pub(super) struct GrowingFile {
+    key: Key,
+    pieces: Pieces,
+    parts: Parts,
+}
+
+impl ByteSink for GrowingFile {
+    fn write_at(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        // A header that is written again may end with the file.
+        let known = self.parts.length().saturating_sub(position).min(bytes.len() as u64) as usize;
+        if !self.parts.change(position, &bytes[..known]) {
+            return Err(io::Error::other(format!("byte {position} has been uploaded and is written again")));
+        }
+        self.parts.append(&bytes[known..]);
+        while let Some(part) = self.parts.pop() {
+            self.pieces.part(self.key.clone(), part);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.pieces.end(self.key, self.parts.finish(Bytes::new()));
+        Ok(())
+    }
+}
+
+/// Files of tracks that grow.
+pub(super) struct TrackFiles {
+    pub(super) keys: RecordingKeys,
+    pub(super) pieces: Pieces,
+}
+
+impl FileMaker for TrackFiles {
+    fn create(&self, name: &str) -> io::Result<Box<dyn ByteSink>> {
+        Ok(self.pieces.file(self.keys.track_file(name)))
+    }
+}
