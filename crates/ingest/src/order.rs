@@ -41,12 +41,14 @@ pub(crate) struct Order<T> {
     held_bytes: usize,
     /// Replay requests made while `next` stood at the second number.
     asked: (u32, u64),
+    /// Numbers below this exist, by the writer's word, which the log stored at this time.
+    promised: Option<(u64, LogTime)>,
 }
 
 impl<T> Order<T> {
     /// Expects `next` first.
     pub(crate) fn new(next: u64) -> Self {
-        Self { next, held: BTreeMap::new(), held_bytes: 0, asked: (0, next) }
+        Self { next, held: BTreeMap::new(), held_bytes: 0, asked: (0, next), promised: None }
     }
 
     /// Everything below it has come or was declared missing.
@@ -54,9 +56,22 @@ impl<T> Order<T> {
         self.next
     }
 
-    /// One past the highest number that has come.
+    /// One past the highest number that is known to exist.
     pub(crate) fn end(&self) -> u64 {
-        self.held.last_key_value().map_or(self.next, |(number, _)| number + 1)
+        let held = self.held.last_key_value().map_or(self.next, |(number, _)| number + 1);
+        held.max(self.promised.map_or(0, |(end, _)| end))
+    }
+
+    /// Everything below `end` exists: what has not come by `since` is missing.
+    pub(crate) fn promise(&mut self, end: u64, since: LogTime) {
+        if self.promised.is_none_or(|(before, _)| before < end) {
+            self.promised = Some((end, since));
+        }
+    }
+
+    /// Whether something is missing, or waits for what is.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.next < self.end()
     }
 
     /// Keeps an item until its turn; `false` if its number has come before.
@@ -104,10 +119,13 @@ impl<T> Order<T> {
         self.next = number;
     }
 
-    /// When the first entry behind the hole at `next` was stored; `None` if there is no hole there.
+    /// When the first entry that tells of the hole at `next` was stored; `None` if there is no hole there.
     fn hole_since(&self) -> Option<LogTime> {
-        let (first, _) = self.held.first_key_value()?;
-        if *first == self.next { None } else { self.held.values().map(|held| held.time).min() }
+        if !self.is_waiting() || self.peek_ready().is_some() {
+            return None;
+        }
+        let promised = self.promised.filter(|(end, _)| self.next < *end).map(|(_, since)| since);
+        self.held.values().map(|held| held.time).chain(promised).min()
     }
 
     /// Whether the hole at `next` is to be declared.
@@ -136,6 +154,10 @@ impl<T> Order<T> {
                 break;
             }
             expected = number + 1;
+        }
+        let end = self.end();
+        if expected < end && ranges.len() < MAX_REQUESTED_RANGES {
+            ranges.push(NumberRange { first: expected, last: end - 1 });
         }
         Some(Missing { ranges, attempt: self.asked.0 })
     }
@@ -179,5 +201,26 @@ mod tests {
         let range = |first, last| NumberRange { first, last };
         assert_eq!(missing, Missing { ranges: vec![range(5, 6), range(9, 9)], attempt: 5 });
         assert!(!order.is_given_up(at(10_999), &config) && order.is_given_up(at(11_000), &config));
+    }
+
+    #[test]
+    fn a_promised_end_is_a_hole_until_all_below_it_has_come() {
+        let config = FoldConfig::default();
+        let mut order = Order::new(5);
+        order.promise(9, at(1000));
+        order.promise(8, at(3000));
+        assert!(
+            order.is_waiting() && !order.is_given_up(at(10_999), &config) && order.is_given_up(at(11_000), &config)
+        );
+        order.hold(6, held(2000));
+        let range = |first, last| NumberRange { first, last };
+        let missing = order.replay_due(at(1500), &config).expect("due since it was promised");
+        assert_eq!(missing.ranges, [range(5, 5), range(7, 8)]);
+        for number in [5, 8, 7] {
+            order.hold(number, held(2000));
+        }
+        assert!(!order.is_given_up(at(60_000), &config), "nothing is missing");
+        assert_eq!(std::iter::from_fn(|| order.pop_ready()).count(), 4);
+        assert!(!order.is_waiting());
     }
 }

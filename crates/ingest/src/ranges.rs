@@ -22,6 +22,10 @@ impl Ranges {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Removes `number`; whether it was there.
     pub(crate) fn take(&mut self, number: u64) -> bool {
         let Some(at) = self.0.iter().position(|range| (range.0..=range.1).contains(&number)) else { return false };

@@ -24,13 +24,14 @@ use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
 use roomreel_shared::time::{LogTime, RoomTime};
-use roomreel_shared::window::{Final, Hash, Header, TrackKey, Window};
+use roomreel_shared::window::{Final, Hash, Header, Missing, TrackKey, Window};
 use roomreel_shared::wire;
 
 use self::prelude::Prelude;
 use crate::clock::RoomClock;
 use crate::config::FoldConfig;
 use crate::order::{Held, Order};
+use crate::ranges::Ranges;
 use crate::roster::{MAX_TRACKS, Roster};
 use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
 
@@ -137,6 +138,16 @@ impl DamagedReason {
     }
 }
 
+/// Whether the recording is known to lack what a publisher accepted and nobody forbade, by one of its windows.
+#[must_use]
+pub fn is_incomplete(header: &Header) -> bool {
+    let lacks_packets = header.gaps.iter().any(|gap| match gap.missing {
+        Missing::Network { .. } => false,
+        Missing::Accepted { reason, .. } => !reason.is_intentional(),
+    });
+    lacks_packets || header.carry_over.event_streams.iter().any(|stream| !stream.missing.is_empty())
+}
+
 /// A window that is ready to be committed.
 #[derive(Debug, Clone)]
 pub struct SealedWindow {
@@ -209,6 +220,10 @@ pub struct RoomFold {
     roster: Roster,
     clock: RoomClock,
     events: BTreeMap<EventStream, Order<EventMessage>>,
+    /// Numbers of events of SFUs that were given up.
+    missing_events: BTreeMap<EventStream, Ranges>,
+    /// Log time of the first event of each.
+    began: BTreeMap<EventStream, LogTime>,
     /// Running maximum of log time.
     now: LogTime,
     sfu_time: LogTime,
@@ -224,6 +239,8 @@ pub struct RoomFold {
     prelude: Prelude,
     trace_parent: Option<String>,
     sealing: Option<Sealing>,
+    /// The coordinator has seen the room's end, which has not come here, and how long it is waited for. Nothing is sealed then.
+    stopping: Option<(Final, LogTime)>,
     /// Tracks that have not said whether they miss something at the end.
     unanswered: BTreeSet<TrackKey>,
     /// Tracks that miss something at the end.
@@ -247,6 +264,9 @@ impl RoomFold {
             phase: Phase::Before,
             clock: RoomClock::default(),
             events: BTreeMap::new(),
+            missing_events: BTreeMap::new(),
+            began: BTreeMap::new(),
+            stopping: None,
             now: LogTime::from_micros(i64::MIN),
             sfu_time: LogTime::default(),
             folded: 0,
@@ -306,6 +326,11 @@ impl RoomFold {
             };
             let incarnation = Incarnation::new(stream.incarnation)
                 .ok_or(ResumeError::Field { field: "event_streams.incarnation" })?;
+            let missing = Ranges::from_wire(&stream.missing);
+            if !missing.is_empty() {
+                fold.missing_events.insert((writer.clone(), incarnation), missing);
+            }
+            fold.began.insert((writer.clone(), incarnation), LogTime::from_micros(stream.began_us));
             fold.events.insert((writer, incarnation), Order::new(stream.next_event_no));
         }
         for state in &carry.tracks {
@@ -364,7 +389,7 @@ impl RoomFold {
     pub fn on_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
         debug_assert!(!self.is_waiting(), "I3: no entry while a window is being sealed");
         let now = self.now.max(entry.time);
-        if self.phase == Phase::Open && now >= self.window_start + self.duration() {
+        if self.phase == Phase::Open && self.stopping.is_none() && now >= self.window_start + self.duration() {
             // Several windows' time may have passed without an entry: they are one window, numbers have no holes.
             let passed = now.micros_since(self.window_start) / self.duration_us();
             let end = self.window_start.offset_micros(passed.saturating_mul(self.duration_us()));
@@ -377,7 +402,7 @@ impl RoomFold {
 
     /// Ends the window here although its time has not passed: the node leaves, or memory is short.
     pub fn seal_now(&mut self, outputs: &mut Vec<RoomOutput>) {
-        if self.phase == Phase::Open && !self.is_waiting() && self.now > self.window_start {
+        if self.phase == Phase::Open && self.stopping.is_none() && !self.is_waiting() && self.now > self.window_start {
             self.begin_seal(self.now, None, outputs);
         }
     }
@@ -447,6 +472,11 @@ impl RoomFold {
             outputs.push(RoomOutput::Damaged(Damaged { sequence, subject: entry.subject, why }));
         }
         self.folded = self.folded.max(sequence);
+        if let Some((end, _)) = self.stopping.take_if(|(_, until)| *until <= self.now) {
+            // Nobody can say how many packets there were.
+            self.abandon(|_| true, LogTime::from_micros(i64::MAX), outputs);
+            self.end(end, outputs);
+        }
     }
 
     fn on_clock(&mut self, outputs: &mut Vec<RoomOutput>) {
@@ -487,6 +517,11 @@ impl RoomFold {
         if let Some(order) = self.events.get_mut(stream)
             && let Some((number, _)) = order.first_held()
         {
+            let next = order.next();
+            // Commands that a coordinator numbered and never wrote are nobody's loss.
+            if self.phase != Phase::Before && stream.0.sfu().is_some() && next < number {
+                self.missing_events.entry(stream.clone()).or_default().push(next, number - 1);
+            }
             order.skip_to(number);
         }
         self.drain_events(stream, outputs);
@@ -580,6 +615,7 @@ impl RoomFold {
                 _ => 0,
             };
             self.events.insert(stream.clone(), Order::new(next));
+            self.began.insert(stream.clone(), entry.time);
         }
         if begins {
             self.from_zero = true;

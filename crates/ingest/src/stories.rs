@@ -84,6 +84,133 @@ fn a_replay_in_time_leaves_no_trace() {
 }
 
 #[test]
+fn the_lost_end_of_a_track_is_asked_for_and_declared() {
+    let camera_closed = || EventKind::ProducerClosed { track: track("cam"), reason: String::new() };
+    let mut log = Log::with_camera();
+    log.sfu(producer("mic", TrackKind::Audio), 20);
+    log.batches("cam", 7, 0..5, 100);
+    log.closing(camera_closed(), &[("cam", 7, 8)], 1000);
+    // Of the microphone nothing is left at all.
+    log.closing(closed(), &[("cam", 7, 8), ("mic", 8, 3)], 3000);
+    for second in 0..12 {
+        log.control(EventKind::Tick, 3100 + second * 1000);
+    }
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished() && folded.replays() > 1);
+    let gap = |name: &str, batches| (name.to_owned(), AcceptedReason::Log, batches);
+    assert_eq!(folded.gaps(), [gap("cam", (5, 7)), gap("mic", (0, 2))]);
+    let missing = folded.windows.iter().flat_map(|w| &w.header.gaps).map(|gap| gap.missing.clone());
+    assert!(missing.into_iter().any(|m| matches!(m, Missing::Accepted { packets: (20, Some(31)), .. })));
+    for crashes in [0..1, 1..2, 0..3] {
+        let again = fold_with_crashes(&spec(), &log.entries, &crashes.clone().collect());
+        assert_eq!(again.objects(), folded.objects(), "I3, taken over after windows {crashes:?}");
+    }
+
+    let mut replayed = log.entries.clone();
+    let mut answers = Log::default();
+    answers.batches("cam", 7, 5..8, 4000);
+    answers.batches("mic", 8, 0..3, 4300);
+    let until = replayed.iter().position(|entry| entry.time > log_time(4000)).expect("it goes on");
+    replayed.splice(until.., answers.entries);
+    for (sequence, entry) in (1..).zip(&mut replayed) {
+        entry.sequence = sequence;
+    }
+    let folded = fold(&spec(), &replayed);
+    assert!(folded.is_finished(), "as soon as all is here");
+    assert_eq!((folded.gaps(), numbers(&folded).len()), (Vec::new(), 11));
+}
+
+#[test]
+fn the_end_of_a_whole_track_is_not_waited_for() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    log.closing(closed(), &[("cam", 7, 5)], 700);
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished() && folded.gaps().is_empty() && folded.replays() == 0);
+}
+
+#[test]
+fn a_lost_end_of_the_room_is_asked_for_and_waited_for() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    // The coordinator saw the room close; the log has lost that, and the last batches with it.
+    log.control(stopped(StopReason::RoomClosed), 900);
+    for second in 1..5 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    let mut returned = log;
+    returned.closing(closed(), &[("cam", 7, 7)], 4500);
+    returned.batch("cam", 7, 5, 5100);
+    returned.batch("cam", 7, 6, 5100);
+    let folded = fold(&spec(), &returned.entries);
+    assert!(folded.is_finished() && folded.gaps().is_empty());
+    assert_eq!((folded.windows.len(), numbers(&folded).len()), (1, 7), "nothing is sealed while it is waited for");
+    assert_eq!(folded.replays(), 2, "of the room's end at once, of the batches after a while");
+    let end = folded.windows[0].header.end.expect("the last");
+    assert_eq!((end.reason, end.room_end), (StopReason::RoomClosed, room_time(4500)));
+
+    let mut lost = Log::with_camera();
+    lost.batches("cam", 7, 0..5, 100);
+    lost.control(stopped(StopReason::RoomClosed), 900);
+    for second in 1..25 {
+        lost.control(EventKind::Tick, second * 1000);
+    }
+    let folded = fold(&spec(), &lost.entries);
+    assert!(folded.is_finished());
+    assert_eq!(
+        folded.gaps(),
+        [("cam".to_owned(), AcceptedReason::Publisher, (5, 5))],
+        "nobody knows how many there were"
+    );
+}
+
+#[test]
+fn a_beginning_that_comes_late_ends_nothing_that_it_began() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    let mut restarted = Log::default();
+    restarted.sfu(created(), 0);
+    restarted.sfu(producer("cam", TrackKind::Video), 3000);
+    restarted.batches("cam", 9, 0..5, 3100);
+    let created = restarted.entries.remove(0);
+    restarted.entries.push(LogEntry { time: log_time(3800), ..created });
+    for entry in restarted.entries {
+        let payload = match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
+            Ok(event) => roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event }.encode(),
+            Err(_) => entry.payload,
+        };
+        log.entries.push(LogEntry { sequence: log.entries.len() as u64 + 1, payload, ..entry });
+    }
+    for second in 4..6 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    let folded = fold(&spec(), &log.entries);
+    let gaps: Vec<_> = folded.windows.iter().flat_map(|w| &w.header.gaps).map(|gap| gap.incarnation.get()).collect();
+    assert_eq!(gaps, [7], "the first start's end is not known, the second's goes on");
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..5).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
+fn lost_events_are_named() {
+    let mut log = Log::with_camera();
+    log.sfu(EventKind::ActiveSpeaker { peer: None, level: 3 }, 50);
+    log.sfu(EventKind::ActiveSpeaker { peer: None, level: 4 }, 60);
+    log.batches("cam", 7, 0..130, 100);
+    log.entries.remove(2);
+    log.sfu(closed(), 13_200);
+    let folded = fold(&spec(), &log.entries);
+    let missing = |window: &roomreel_shared::window::Window| {
+        let streams = &window.header.carry_over.event_streams;
+        streams.iter().flat_map(|stream| &stream.missing).map(|range| (range.first, range.last)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(&folded.windows[5]), [], "it is asked for");
+    let last = folded.windows.last().expect("there are windows");
+    assert_eq!((missing(last), crate::room::is_incomplete(&last.header)), (vec![(2, 2)], true));
+    let crashes = (0..12).collect();
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn what_a_publisher_dropped_is_declared_at_once() {
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..5, 100);
@@ -260,6 +387,29 @@ fn a_publisher_that_began_anew_leaves_an_unknown_tail() {
 }
 
 #[test]
+fn what_a_stream_sent_between_two_publishers_was_not_lost_by_the_network() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..3, 100);
+    // The same stream goes on under the next publisher; ten of its packets had none.
+    let mut next = batch("cam", 7, 0, 500);
+    next.incarnation = incarnation(8);
+    for (packet, sequence) in next.packets.iter_mut().zip(22_u16..) {
+        let mut bytes = packet.data.bytes().to_vec();
+        bytes[2..4].copy_from_slice(&sequence.to_be_bytes());
+        packet.data = roomreel_shared::batch::PacketData::Rtp(bytes.into());
+    }
+    log.push(&address(Writer::Sfu(sfu()), Entry::Media(track("cam"))), next.encode(), 500);
+    log.sfu(closed(), 900);
+    let folded = fold(&spec(), &log.entries);
+    let gaps: Vec<_> = folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| &gap.missing).collect();
+    assert_eq!(
+        gaps,
+        [&Missing::Accepted { reason: AcceptedReason::Publisher, batches: (3, 3), packets: (12, None) }],
+        "what the first publisher held last is not known; nothing else is missing"
+    );
+}
+
+#[test]
 fn a_hostile_clock_does_not_make_a_long_recording() {
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..3, 100);
@@ -325,29 +475,6 @@ fn random_log(fates: &[Fate], pauses: &[u16]) -> Log {
     let mut arrivals = Vec::new();
     for (i, fate) in fates.iter().enumerate() {
         let (name, number) = (if i % 2 == 0 { "cam" } else { "mic" }, i as u64 / 2);
-#[test]
-fn what_a_stream_sent_between_two_publishers_was_not_lost_by_the_network() {
-    let mut log = Log::with_camera();
-    log.batches("cam", 7, 0..3, 100);
-    // The same stream goes on under the next publisher; ten of its packets had none.
-    let mut next = batch("cam", 7, 0, 500);
-    next.incarnation = incarnation(8);
-    for (packet, sequence) in next.packets.iter_mut().zip(22_u16..) {
-        let mut bytes = packet.data.bytes().to_vec();
-        bytes[2..4].copy_from_slice(&sequence.to_be_bytes());
-        packet.data = roomreel_shared::batch::PacketData::Rtp(bytes.into());
-    }
-    log.push(&address(Writer::Sfu(sfu()), Entry::Media(track("cam"))), next.encode(), 500);
-    log.sfu(closed(), 900);
-    let folded = fold(&spec(), &log.entries);
-    let gaps: Vec<_> = folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| &gap.missing).collect();
-    assert_eq!(
-        gaps,
-        [&Missing::Accepted { reason: AcceptedReason::Publisher, batches: (3, 3), packets: (12, None) }],
-        "what the first publisher held last is not known; nothing else is missing"
-    );
-}
-
         let at = 100 + i as i64 * 53;
         let mut arrive = |ms: i64| arrivals.push((ms, name, number));
         match fate {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use roomreel_shared::batch::{Incarnation, Packet, PacketData, RtpBatch};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::event::{
-    Codec, CodecParameters, EventKind, EventRef, Producer, PublisherGap, RoomEvent, StopReason,
+    Codec, CodecParameters, EventKind, EventRef, Producer, PublisherGap, RoomEvent, StopReason, TrackEnd,
 };
 use roomreel_shared::id::{PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::policy::{Policy, TrackKind};
@@ -181,9 +181,25 @@ impl Log {
     }
 
     pub(crate) fn event(&mut self, writer: Writer, kind: EventKind, ms: i64) {
+        self.event_with_ends(writer, kind, &[], ms);
+    }
+
+    fn event_with_ends(&mut self, writer: Writer, kind: EventKind, ends: &[TrackEnd], ms: i64) {
         let event_no = self.event_no(&writer);
         let event = RoomEvent { room: room(), incarnation: incarnation(1), event_no, time: room_time(ms), kind };
-        self.push(&address(writer, Entry::Event), event.encode(), ms);
+        self.push(&address(writer, Entry::Event), event.encode_with_ends(ends), ms);
+    }
+
+    /// An event of the SFU that says of tracks and their publishers how many batches there were.
+    pub(crate) fn closing(&mut self, kind: EventKind, ends: &[(&str, u64, u64)], ms: i64) {
+        let end = |(name, publisher, next_batch_no): &(&str, u64, u64)| TrackEnd {
+            track: track(name),
+            incarnation: incarnation(*publisher),
+            next_batch_no: *next_batch_no,
+            next_packet_no: next_batch_no * PACKETS_PER_BATCH,
+        };
+        let ends: Vec<_> = ends.iter().map(end).collect();
+        self.event_with_ends(Writer::Sfu(sfu()), kind, &ends, ms);
     }
 
     pub(crate) fn sfu(&mut self, kind: EventKind, ms: i64) {

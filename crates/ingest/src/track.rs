@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use roomreel_shared::batch::{Incarnation, PacketData, RtpBatch};
-use roomreel_shared::event::{Producer, PublisherGap};
+use roomreel_shared::event::{Producer, PublisherGap, TrackEnd};
 use roomreel_shared::rtcp;
 use roomreel_shared::rtp::{self, PacketView, Ssrc};
 use roomreel_shared::time::{LogTime, RoomTime};
@@ -42,10 +42,14 @@ const MAX_KEYFRAME_REQUESTS: u32 = 5;
 #[derive(Debug)]
 struct Numbering {
     order: Order<Arc<TrackBatch>>,
+    /// Log time of its first batch.
+    began: LogTime,
     next_packet_no: u64,
     declared_missing: Ranges,
     dropped: Vec<wire::DroppedRange>,
     ended: bool,
+    /// Where the publisher said that it ends.
+    expected: Option<wire::ExpectedEnd>,
     /// Batches from this number on came after the end of the recording.
     limit: Option<u64>,
 }
@@ -54,12 +58,32 @@ impl Numbering {
     fn new(next: u64, next_packet_no: u64) -> Self {
         Self {
             order: Order::new(next),
+            began: LogTime::default(),
             next_packet_no,
             declared_missing: Ranges::default(),
             dropped: Vec::new(),
             ended: false,
+            expected: None,
             limit: None,
         }
+    }
+
+    /// The publisher's word that the numbering ends here.
+    fn expect(&mut self, end: wire::ExpectedEnd) {
+        self.ended = true;
+        self.order.promise(end.next_batch_no, LogTime::from_micros(end.since_us));
+        if self.expected.is_none_or(|before| before.next_batch_no < end.next_batch_no) {
+            self.expected = Some(end);
+        }
+    }
+
+    /// The batch that the first hole ends before, its first packet and its time.
+    fn behind_hole(&self) -> Option<(u64, u64, RoomTime)> {
+        if let Some((number, held)) = self.order.first_held() {
+            return Some((number, held.item.batch.first_packet_no, held.item.batch.packets[0].time));
+        }
+        let end = self.expected.filter(|end| self.order.next() < end.next_batch_no)?;
+        Some((end.next_batch_no, end.next_packet_no, RoomTime::from_micros(end.time_us)))
     }
 }
 
@@ -113,7 +137,11 @@ impl TrackFold {
                 let mut numbering = Numbering::new(wire.next_batch_no, wire.next_packet_no);
                 numbering.declared_missing = Ranges::from_wire(&wire.declared_missing);
                 numbering.dropped.clone_from(&wire.dropped);
+                numbering.began = LogTime::from_micros(wire.began_us);
                 numbering.ended = wire.ended;
+                if let Some(end) = wire.expected {
+                    numbering.expect(end);
+                }
                 Some((Incarnation::new(wire.incarnation)?, numbering))
             })
             .collect();
@@ -139,9 +167,12 @@ impl TrackFold {
             TrackInput::Batch(batch) => self.on_batch(batch),
             TrackInput::Poisoned(batch) => self.on_poisoned(&batch),
             TrackInput::Producer(producer) => self.producer = Some(producer),
+            TrackInput::Ends { end, time, from_zero } => self.on_end(&end, time, from_zero),
             TrackInput::Closed => self.incarnations.values_mut().for_each(|numbering| numbering.ended = true),
-            TrackInput::Abandoned if self.admission != Admission::NotRecording => self.declare_unknown_tails(),
-            TrackInput::Abandoned => {}
+            TrackInput::Abandoned { before } if self.admission != Admission::NotRecording => {
+                self.declare_unknown_tails(before);
+            }
+            TrackInput::Abandoned { .. } => {}
             TrackInput::PublisherGap(gap) => self.on_publisher_gap(&gap),
             TrackInput::Admission(admission) => self.set_admission(admission),
             TrackInput::Clock(now) => self.on_clock(now, outputs),
@@ -166,7 +197,7 @@ impl TrackFold {
     }
 
     fn is_waiting(&self) -> bool {
-        self.incarnations.values().any(|numbering| numbering.order.held().next().is_some())
+        self.incarnations.values().any(|numbering| numbering.order.is_waiting())
     }
 
     fn on_batch(&mut self, batch: Arc<TrackBatch>) {
@@ -211,7 +242,7 @@ impl TrackFold {
     fn begin_incarnation(&mut self, batch: &TrackBatch) {
         let RtpBatch { incarnation, batch_no, first_packet_no, .. } = batch.batch;
         if self.admission != Admission::NotRecording {
-            self.declare_unknown_tails();
+            self.declare_unknown_tails(LogTime::from_micros(i64::MAX));
         }
         let from_zero = batch.from_zero && self.admission != Admission::NotRecording;
         let (next, packet) = if from_zero { (0, 0) } else { (batch_no, first_packet_no) };
@@ -223,7 +254,9 @@ impl TrackFold {
                 self.incarnations.remove(&oldest);
             }
         }
-        self.incarnations.insert(incarnation, Numbering::new(next, packet));
+        // What a stream sent between two publishers had no publisher: the network did not lose it.
+        self.streams.iter_mut().for_each(Stream::interrupt);
+        self.incarnations.insert(incarnation, Numbering { began: batch.time, ..Numbering::new(next, packet) });
     }
 
     fn on_poisoned(&mut self, batch: &Arc<TrackBatch>) {
@@ -248,8 +281,6 @@ impl TrackFold {
                 self.resolve_hole(incarnation, batch_no, batch.batch.first_packet_no, batch.batch.packets[0].time);
             }
         }
-        // What a stream sent between two publishers had no publisher: the network did not lose it.
-        self.streams.iter_mut().for_each(Stream::interrupt);
         self.drain(incarnation, false);
     }
 
@@ -271,6 +302,24 @@ impl TrackFold {
         let at = numbering.dropped.partition_point(|other| other.first_batch_no < range.first_batch_no);
         numbering.dropped.insert(at, range);
         self.drain(gap.incarnation, false);
+    }
+
+    /// The publisher says how far its numbers went.
+    fn on_end(&mut self, end: &TrackEnd, time: RoomTime, from_zero: bool) {
+        let is_known = self.incarnations.contains_key(&end.incarnation);
+        if self.admission == Admission::NotRecording
+            || self.ended.is_some()
+            || !is_known && (!from_zero || self.incarnations.len() >= MAX_INCARNATIONS)
+        {
+            return;
+        }
+        let numbering = self.incarnations.entry(end.incarnation).or_insert_with(|| Numbering::new(0, 0));
+        numbering.expect(wire::ExpectedEnd {
+            next_batch_no: end.next_batch_no,
+            next_packet_no: end.next_packet_no,
+            since_us: self.now.as_micros(),
+            time_us: time.as_micros(),
+        });
     }
 
     fn set_admission(&mut self, admission: Admission) {
@@ -301,7 +350,7 @@ impl TrackFold {
         let incarnations: Vec<Incarnation> = self
             .incarnations
             .iter()
-            .filter(|(_, numbering)| numbering.order.first_held().is_some())
+            .filter(|(_, numbering)| numbering.order.is_waiting())
             .map(|(incarnation, _)| *incarnation)
             .collect();
         for incarnation in incarnations {
@@ -322,9 +371,7 @@ impl TrackFold {
 
     /// Declares the first hole, or lets go what waits for a producer.
     fn give_up(&mut self, incarnation: Incarnation) {
-        let Some(numbering) = self.incarnations.get(&incarnation) else { return };
-        if let Some((number, held)) = numbering.order.first_held() {
-            let (packet, time) = (held.item.batch.first_packet_no, held.item.batch.packets[0].time);
+        if let Some((number, packet, time)) = self.incarnations.get(&incarnation).and_then(Numbering::behind_hole) {
             self.resolve_hole(incarnation, number, packet, time);
         }
         self.drain(incarnation, true);
@@ -334,7 +381,7 @@ impl TrackFold {
     fn settle(&mut self) {
         let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
         for incarnation in incarnations {
-            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.first_held().is_some()) {
+            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.is_waiting()) {
                 self.give_up(incarnation);
             }
         }
@@ -515,6 +562,8 @@ impl TrackFold {
                 declared_missing: numbering.declared_missing.to_wire(),
                 dropped: numbering.dropped.clone(),
                 ended: numbering.ended,
+                expected: numbering.expected.filter(|end| numbering.order.next() < end.next_batch_no),
+                began_us: numbering.began.as_micros(),
             })
             .collect();
         SealedTrack {

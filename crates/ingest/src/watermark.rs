@@ -48,7 +48,12 @@ mod tests {
                 ..Default::default()
             }],
             event_streams: ["", "a", "b"]
-                .map(|sfu| wire::EventStreamState { sfu_id: sfu.to_owned(), incarnation: 9, next_event_no: 2 })
+                .map(|sfu| wire::EventStreamState {
+                    sfu_id: sfu.to_owned(),
+                    incarnation: 9,
+                    next_event_no: 2,
+                    ..Default::default()
+                })
                 .to_vec(),
             ..Default::default()
         };

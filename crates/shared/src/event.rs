@@ -309,6 +309,19 @@ pub struct PublisherGap {
     pub reason: String,
 }
 
+/// Where the numbering of a track ends, by its publisher's word when it closes the track or the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackEnd {
+    /// Which track.
+    pub track: TrackId,
+    /// Which numbering.
+    pub incarnation: Incarnation,
+    /// One past the last batch; not 0.
+    pub next_batch_no: u64,
+    /// One past the last packet.
+    pub next_packet_no: u64,
+}
+
 /// Why a recording ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -405,14 +418,50 @@ impl RoomEvent {
     /// The message to append.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let wire = wire::RoomEvent {
+        self.encode_with_ends(&[])
+    }
+
+    /// The message of an event that closes tracks, with where their numberings end. What would make it longer than half of
+    /// [`MAX_EVENT_BYTES`] is left out.
+    #[must_use]
+    pub fn encode_with_ends(&self, ends: &[TrackEnd]) -> Bytes {
+        let mut wire = wire::RoomEvent {
             room_id: self.room.to_string(),
             incarnation: self.incarnation.get(),
             event_no: self.event_no,
             time_us: self.time.as_micros(),
+            track_ends: Vec::new(),
             event: Some(kind_to_wire(&self.kind)),
         };
+        let mut left = (MAX_EVENT_BYTES / 2).saturating_sub(wire.encoded_len());
+        for end in ends {
+            let end = wire::TrackEnd {
+                track_id: end.track.to_string(),
+                incarnation: end.incarnation.get(),
+                next_batch_no: end.next_batch_no,
+                next_packet_no: end.next_packet_no,
+            };
+            // Its tag and its length, which is below 16 KiB.
+            let Some(rest) = left.checked_sub(end.encoded_len() + 3) else { break };
+            left = rest;
+            wire.track_ends.push(end);
+        }
         Bytes::from(wire.encode_to_vec())
+    }
+
+    /// Where numberings end, by a message that was read before. An impossible end is left out: not every writer says any.
+    #[must_use]
+    pub fn track_ends(message: Bytes) -> Vec<TrackEnd> {
+        let ends = wire::RoomEvent::decode(message).map(|wire| wire.track_ends).unwrap_or_default();
+        let end = |end: wire::TrackEnd| {
+            Some(TrackEnd {
+                track: TrackId::new(end.track_id).ok()?,
+                incarnation: Incarnation::new(end.incarnation)?,
+                next_batch_no: Some(end.next_batch_no).filter(|next| (1..u64::MAX).contains(next))?,
+                next_packet_no: Some(end.next_packet_no).filter(|next| *next < u64::MAX)?,
+            })
+        };
+        ends.into_iter().filter_map(end).collect()
     }
 }
 
@@ -805,6 +854,28 @@ mod tests {
         let message = event(EventKind::ProducerCreated(producer())).encode();
         let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, include_str!("../../../proto/golden/room_event.hex").trim());
+    }
+
+    #[test]
+    fn ends_of_tracks_go_with_an_event_as_far_as_there_is_room() {
+        let closed = event(EventKind::RoomClosed { reason: String::new() });
+        let end = |number: u64| TrackEnd {
+            track: TrackId::new(format!("track-{number}")).expect("valid"),
+            incarnation: Incarnation::new(number).expect("not 0"),
+            next_batch_no: number,
+            next_packet_no: 4 * number,
+        };
+        let ends: Vec<_> = (1..10_000).map(end).collect();
+        let message = closed.encode_with_ends(&ends);
+        assert!(message.len() <= MAX_EVENT_BYTES / 2, "{} bytes", message.len());
+        assert_eq!(RoomEvent::decode(message.clone()), Ok(closed.clone()));
+        let read = RoomEvent::track_ends(message);
+        assert!(read.len() > 500 && read == ends[..read.len()]);
+        assert_eq!(RoomEvent::track_ends(closed.encode()), [], "an event of before there were ends");
+        let impossible =
+            [TrackEnd { next_batch_no: 0, ..end(1) }, TrackEnd { next_packet_no: u64::MAX, ..end(1) }, end(2)];
+        assert_eq!(RoomEvent::track_ends(closed.encode_with_ends(&impossible)), [end(2)]);
+        assert_eq!(RoomEvent::track_ends(Bytes::from_static(&[0xff])), []);
     }
 
     #[test]

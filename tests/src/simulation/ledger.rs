@@ -1,6 +1,6 @@
 //! What the publisher accepted, written down by the one who gave it: the oracles' side of the books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use roomreel_sfu::publisher::Stats;
@@ -16,6 +16,8 @@ pub struct Life {
     pub tracks: BTreeMap<TrackId, Track>,
     /// Events that were given to the log.
     pub events: BTreeMap<(u64, u64), Bytes>,
+    /// Those of them that were given before the first window was committed.
+    pub events_before: BTreeSet<(u64, u64)>,
     /// The core's own figures.
     pub stats: Stats,
 }

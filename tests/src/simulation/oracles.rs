@@ -80,9 +80,17 @@ struct Recorded {
     packets: BTreeMap<Numbering, BTreeMap<u64, Bytes>>,
     gaps: BTreeMap<Numbering, Vec<Declared>>,
     events: BTreeMap<(u64, u64), Bytes>,
+    /// Events that the chain says it lacks: which start of a writer, and inclusive numbers.
+    missing_events: BTreeSet<(u64, u64, u64)>,
     windows: u64,
     is_final: bool,
     incomplete: bool,
+}
+
+impl Recorded {
+    fn lacks(&self, (of, number): (u64, u64)) -> bool {
+        self.missing_events.iter().any(|(start, first, last)| *start == of && (*first..=*last).contains(&number))
+    }
 }
 
 /// Judges a run that has ended.
@@ -228,6 +236,11 @@ fn read_window(
             recorded.gaps.entry(numbering).or_default().push(Declared { reason, packets });
         }
     }
+    for stream in &window.header.carry_over.event_streams {
+        recorded.incomplete |= !stream.missing.is_empty();
+        let missing = stream.missing.iter().map(|range| (stream.incarnation, range.first, range.last));
+        recorded.missing_events.extend(missing);
+    }
     for stored in window.events.iter().filter(|stored| stored.writer.sfu().is_some()) {
         let id = (stored.event.incarnation.get(), stored.event.event_no);
         if recorded.events.insert(id, stored.event.encode()).is_some() {
@@ -265,7 +278,7 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
                 return fail("O8", format!("{} is declared missing by {gap:?}, which is not so", name()));
             }
             counts.declared += 1;
-        } else if is_unnoticed(env, track, packet_no, *batch, packets) {
+        } else if is_unnoticed(env, track, packet_no) {
             counts.unnoticed += 1;
         } else if !life.crashed {
             return fail("O1", format!("{} is neither recorded nor declared", name()));
@@ -281,18 +294,11 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
     Ok(())
 }
 
-/// The two losses that docs/guarantees.md excepts: of what was accepted before a recording's first window, when the log lost
-/// the beginning of the room; and of a track's end, when the log lost that and has the room's end. Where it makes a leader
-/// see two sessions, the rest is in the other recording.
-fn is_unnoticed(env: &Env, track: &Track, packet_no: u64, batch: Option<u64>, packets: &BTreeMap<u64, Bytes>) -> bool {
-    if !env.original.any(Fault::loses_acknowledged) {
-        return false;
-    }
-    let is_last = packets.last_key_value().is_none_or(|(last, _)| packet_no > *last);
-    let was_lost = track.incarnation.zip(batch).is_none_or(|batch| env.log.lost.contains(&batch));
-    // Of what was dropped, the record that says so may be among the lost.
+/// The loss that docs/guarantees.md excepts: of what was accepted before a recording's first window, when the log lost the
+/// beginning of the room. Where it makes a leader see two sessions, the rest is in the other recording.
+fn is_unnoticed(env: &Env, track: &Track, packet_no: u64) -> bool {
     let is_recorded_twice = env.finished.len() > 1;
-    packet_no < track.before_recording || is_last && was_lost || is_recorded_twice
+    env.original.any(Fault::loses_acknowledged) && (packet_no < track.before_recording || is_recorded_twice)
 }
 
 /// Whether what a gap record says can be so after what went wrong.
@@ -331,9 +337,10 @@ fn check_events(env: &Env, life: &Life, recorded: &Recorded) -> Check {
         match recorded.events.get(id) {
             Some(stored) if stored != bytes => return fail("O4", format!("event {id:?} has other bytes")),
             Some(_) => {}
-            // What the log loses of events is not declared, as docs/guarantees.md says.
-            None if life.crashed || env.original.any(Fault::loses_acknowledged) => {}
-            None if env.original.any(Fault::delays_batches) || was_unknown(&env.original) => {}
+            None if recorded.lacks(*id) || life.crashed => {}
+            // As of media: what the log lost of the beginning.
+            None if env.original.any(Fault::loses_acknowledged)
+                && (life.events_before.contains(id) || env.finished.len() > 1) => {}
             None => return fail("O1", format!("event {id:?} is not recorded")),
         }
     }

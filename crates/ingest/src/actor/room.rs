@@ -12,7 +12,7 @@ use roomreel_shared::cluster::{FoldSpec, Progress};
 use roomreel_shared::id::{NodeId, SfuId};
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{LogEntry, Ports};
-use roomreel_shared::window::{Header, Missing, TrackKey};
+use roomreel_shared::window::{Header, TrackKey};
 use roomreel_shared::wire;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,7 +23,7 @@ use super::slot::Slot;
 use super::track::{TrackActor, TrackArguments};
 use crate::config::FoldConfig;
 use crate::metrics::Metrics;
-use crate::room::{Damaged, Identity, RoomFold, RoomOutput, SealedWindow};
+use crate::room::{Damaged, Identity, RoomFold, RoomOutput, SealedWindow, is_incomplete};
 use crate::track::{OpenTrack, TrackOutput};
 use crate::watermark::watermarks;
 
@@ -625,11 +625,4 @@ impl RoomState {
             },
         });
     }
-}
-
-fn is_incomplete(header: &Header) -> bool {
-    header.gaps.iter().any(|gap| match gap.missing {
-        Missing::Network { .. } => false,
-        Missing::Accepted { reason, .. } => !reason.is_intentional(),
-    })
 }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
-use roomreel_shared::id::RecordingId;
+use roomreel_shared::id::{RecordingId, SfuId};
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{Final, TrackKey};
+use roomreel_shared::wire::NumberRange;
 
-use super::{Phase, RoomFold, RoomOutput};
+use super::{EventStream, Phase, ReplayRequest, RoomFold, RoomOutput};
 use crate::roster;
 use crate::track::TrackInput;
 
@@ -49,8 +50,15 @@ impl RoomFold {
             self.from_zero = true;
             let starts = self.events.keys().filter(|(other, _)| other == writer).count();
             if self.phase == Phase::Open && event.event_no == 0 && starts > 1 {
-                // An SFU that creates the room again was restarted.
-                self.abandon(|key| key.sfu == *sfu, outputs);
+                // An SFU that creates the room again was restarted. Tracks of this start may be here before their room.
+                let began = self.began.get(&(writer.clone(), event.incarnation)).copied();
+                let before = began.filter(|at| at.as_micros() != 0).unwrap_or(LogTime::from_micros(i64::MAX));
+                self.abandon(|key| key.sfu == *sfu, before, outputs);
+                if let Some((end, _)) = self.stopping {
+                    // What follows is none of what the coordinator saw end.
+                    self.end(end, outputs);
+                    return;
+                }
             }
         }
         let end = self.end_of_room(event, time);
@@ -61,6 +69,9 @@ impl RoomFold {
             return;
         }
         self.roster.on_sfu_event(sfu, event.time, &event.kind);
+        if matches!(event.kind, EventKind::RoomClosed { .. } | EventKind::ProducerClosed { .. }) {
+            self.tell_ends(sfu, event.time, &message, outputs);
+        }
         self.tell_track(writer, &event.kind, outputs);
         self.update_admissions(outputs);
         if self.phase == Phase::Before {
@@ -97,7 +108,12 @@ impl RoomFold {
                 // An idle room ended when it was last heard, not when somebody noticed.
                 let heard = if reason == StopReason::Idle { seen } else { self.clock.at(time) };
                 let room_end = heard.unwrap_or(event.time).max(self.room_start);
-                self.end(Final { reason, room_end }, outputs);
+                let end = Final { reason, room_end };
+                if reason == StopReason::RoomClosed && self.phase == Phase::Open {
+                    self.await_close(end, outputs);
+                } else {
+                    self.end(end, outputs);
+                }
                 return;
             }
             _ => return,
@@ -123,19 +139,43 @@ impl RoomFold {
         Some(Final { reason: StopReason::RoomClosed, room_end: room_end.max(self.room_start) })
     }
 
-    fn end(&mut self, end: Final, outputs: &mut Vec<RoomOutput>) {
+    /// The coordinator has seen the room close, and the log may have lost that since: its publisher is asked for it and sends
+    /// it again of itself, and it says how many packets there were.
+    fn await_close(&mut self, end: Final, outputs: &mut Vec<RoomOutput>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some((end, self.now + self.config.gap_after * 2));
+        for ((writer, incarnation), order) in &self.events {
+            if let Some(sfu) = writer.sfu() {
+                outputs.push(RoomOutput::RequestReplay(ReplayRequest {
+                    sfu: sfu.clone(),
+                    track: None,
+                    incarnation: *incarnation,
+                    ranges: vec![NumberRange { first: order.next(), last: u64::MAX - 1 }],
+                    attempt: 1,
+                }));
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, end: Final, outputs: &mut Vec<RoomOutput>) {
+        self.stopping = None;
         // What other writers' missing events hold up came before the end.
-        let streams: Vec<_> = self.events.keys().filter(|(writer, _)| writer.sfu().is_some()).cloned().collect();
-        for stream in &streams {
-            if !self.draining.contains(stream) {
-                self.skip_events(stream, outputs);
+        let of_others = |stream: &&EventStream| stream.0.sfu().is_some() && !self.draining.contains(stream);
+        let streams: Vec<_> = self.events.keys().filter(of_others).cloned().collect();
+        for stream in streams {
+            while self.phase == Phase::Open
+                && self.events.get(&stream).is_some_and(|order| order.first_held().is_some())
+            {
+                self.skip_events(&stream, outputs);
             }
         }
         if self.phase != Phase::Open {
             return;
         }
         if end.reason == StopReason::Idle {
-            self.abandon(|_| true, outputs);
+            self.abandon(|_| true, LogTime::from_micros(i64::MAX), outputs);
         }
         self.phase = Phase::Ending(end, self.now + self.config.gap_after);
         self.incomplete = self.roster.tracks.keys().cloned().collect();
@@ -156,6 +196,18 @@ impl RoomFold {
         }
     }
 
+    /// Tells tracks where their numberings end: a broker that lost the last of them left no hole behind.
+    fn tell_ends(&mut self, sfu: &SfuId, time: RoomTime, message: &Bytes, outputs: &mut Vec<RoomOutput>) {
+        for end in RoomEvent::track_ends(message.clone()) {
+            let key = TrackKey { sfu: sfu.clone(), track: end.track.clone() };
+            // Of what came before the recording nothing is missed.
+            if self.phase == Phase::Open && self.open_track(&key, outputs).is_ok() {
+                let input = TrackInput::Ends { end, time, from_zero: self.from_zero };
+                outputs.push(RoomOutput::ToTrack(key, input));
+            }
+        }
+    }
+
     fn tell_track(&self, writer: &Writer, kind: &EventKind, outputs: &mut Vec<RoomOutput>) {
         let Some(key) = roster::track_of(writer, kind) else { return };
         let Some(track) = self.roster.tracks.get(&key) else { return };
@@ -168,10 +220,10 @@ impl RoomFold {
         outputs.extend(input.map(|input| RoomOutput::ToTrack(key, input)));
     }
 
-    /// Tells tracks that their publisher stopped without a word.
-    fn abandon(&self, which: impl Fn(&TrackKey) -> bool, outputs: &mut Vec<RoomOutput>) {
+    /// Tells tracks that their publisher, who was at work before `before`, stopped without a word.
+    pub(super) fn abandon(&self, which: impl Fn(&TrackKey) -> bool, before: LogTime, outputs: &mut Vec<RoomOutput>) {
         let tracks = self.roster.tracks.keys().filter(|key| which(key));
-        outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Abandoned)));
+        outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Abandoned { before })));
     }
 
     /// Tells the tracks whose packets fare differently from here on.

@@ -8,6 +8,7 @@ use roomreel_shared::window::{self, Final, Hash, Header, TrackKey};
 use roomreel_shared::wire;
 
 use super::{Phase, RoomFold, RoomOutput, SealedWindow, Sealing};
+use crate::ranges::Ranges;
 use crate::track::{Counts, TrackInput};
 
 impl RoomFold {
@@ -41,6 +42,12 @@ impl RoomFold {
                     },
                     incarnation: incarnation.get(),
                     next_event_no: order.next(),
+                    missing: self
+                        .missing_events
+                        .get(&(writer.clone(), *incarnation))
+                        .map(Ranges::to_wire)
+                        .unwrap_or_default(),
+                    began_us: self.began.get(&(writer.clone(), *incarnation)).map_or(0, |began| began.as_micros()),
                 })
                 .collect(),
             ..Default::default()

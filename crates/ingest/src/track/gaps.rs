@@ -1,7 +1,7 @@
 //! What of a track is missing, and why: the records that account for every packet that is not stored.
 
 use roomreel_shared::batch::{Incarnation, RtpBatch};
-use roomreel_shared::time::RoomTime;
+use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{AcceptedReason, Gap, Missing};
 
 use super::{Admission, TrackBatch, TrackFold, Want};
@@ -9,10 +9,10 @@ use crate::stream::Stream;
 
 impl TrackFold {
     /// A publisher that began anew without closing the track had stopped: whatever it held last is lost with it.
-    pub(super) fn declare_unknown_tails(&mut self) {
+    pub(super) fn declare_unknown_tails(&mut self, before: LogTime) {
         let time = self.last_time().unwrap_or_default();
         for (incarnation, numbering) in &mut self.incarnations {
-            if numbering.ended {
+            if numbering.ended || numbering.began >= before {
                 continue;
             }
             numbering.ended = true;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomreel_shared::batch::{Incarnation, RtpBatch};
-use roomreel_shared::event::{Producer, PublisherGap};
+use roomreel_shared::event::{Producer, PublisherGap, TrackEnd};
 use roomreel_shared::rtp::{self, Ssrc};
-use roomreel_shared::time::LogTime;
+use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{AcceptedReason, Gap, SealedSegment, TrackKey};
 use roomreel_shared::wire;
 
@@ -66,10 +66,22 @@ pub enum TrackInput {
     Poisoned(Arc<TrackBatch>),
     /// What the track is.
     Producer(Arc<Producer>),
+    /// Where a numbering ends, by the publisher's word.
+    Ends {
+        /// The numbers.
+        end: TrackEnd,
+        /// Room time of that word.
+        time: RoomTime,
+        /// As [`TrackBatch::from_zero`], should it be the first of its numbering.
+        from_zero: bool,
+    },
     /// The publisher closed the track.
     Closed,
     /// The publisher stopped without closing the track: what it held last is not known.
-    Abandoned,
+    Abandoned {
+        /// Numberings that began later are another start's.
+        before: LogTime,
+    },
     /// The publisher dropped packets.
     PublisherGap(PublisherGap),
     /// What becomes of packets from here on.

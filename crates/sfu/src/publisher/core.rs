@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use roomreel_shared::batch::{self, Incarnation, MAX_BATCH_BYTES, Packet, PacketData, RtpBatch};
-use roomreel_shared::event::{EventKind, MAX_EVENT_BYTES, PublisherGap, RoomEvent};
+use roomreel_shared::event::{EventKind, MAX_EVENT_BYTES, PublisherGap, RoomEvent, TrackEnd};
 use roomreel_shared::id::{RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::ports::{Appended, NewEntry};
 use roomreel_shared::subject::{Address, Entry, Shard, Subject, Writer};
@@ -157,6 +157,24 @@ impl Room {
     /// No message of it is held.
     fn holds_nothing(&self) -> bool {
         self.events.held.is_empty() && self.tracks.values().all(|track| track.series.held.is_empty())
+    }
+
+    /// Where the numberings of the tracks end that this event closes; first of those of which something is held.
+    fn ends(&self, kind: &EventKind) -> Vec<TrackEnd> {
+        let mut tracks: Vec<(&TrackId, &Track)> = match kind {
+            EventKind::RoomClosed { .. } => self.tracks.iter().collect(),
+            EventKind::ProducerClosed { track, .. } => self.tracks.get_key_value(track).into_iter().collect(),
+            _ => return Vec::new(),
+        };
+        tracks.retain(|(_, track)| track.series.next > 0);
+        tracks.sort_by_key(|(_, track)| track.series.held.is_empty());
+        let end = |(id, track): (&TrackId, &Track)| TrackEnd {
+            track: id.clone(),
+            incarnation: track.series.incarnation,
+            next_batch_no: track.series.next,
+            next_packet_no: track.next_packet_no,
+        };
+        tracks.into_iter().map(end).collect()
     }
 }
 
@@ -684,7 +702,8 @@ impl Core {
         let (incarnation, event_no) = (room.events.incarnation, room.events.next);
         let subject = room.events.subject.clone();
         let opens_room = matches!(kind, EventKind::RoomCreated { .. });
-        let payload = RoomEvent { room: room_id.clone(), incarnation, event_no, time, kind }.encode();
+        let ends = room.ends(&kind);
+        let payload = RoomEvent { room: room_id.clone(), incarnation, event_no, time, kind }.encode_with_ends(&ends);
         if payload.len() > MAX_EVENT_BYTES {
             self.stats.rejected += 1;
             return Err(Error::EventTooLarge { bytes: payload.len() });

@@ -7,14 +7,14 @@ use rand::Rng as _;
 use roomreel_ingest::FoldConfig;
 use roomreel_ingest::commit::{Step, after_create, after_read_back, backoff};
 use roomreel_ingest::fold::{Fold, FoldOutput};
-use roomreel_ingest::room::{Identity, SealedWindow};
+use roomreel_ingest::room::{Identity, SealedWindow, is_incomplete};
 use roomreel_ingest::watermark::watermarks;
 use roomreel_shared::batch::{PacketData, RtpBatch};
 use roomreel_shared::cluster::{FoldSpec, Progress};
 use roomreel_shared::id::NodeId;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{LogEntry, StoreError};
-use roomreel_shared::window::{Hash, Header, Missing, Window};
+use roomreel_shared::window::{Hash, Header, Window};
 
 use crate::simulation::faults::Fault;
 use crate::simulation::models::bus::Message;
@@ -438,11 +438,4 @@ fn damage(env: &mut Env, mut entry: LogEntry) -> LogEntry {
         };
     }
     entry
-}
-
-fn is_incomplete(header: &Header) -> bool {
-    header.gaps.iter().any(|gap| match gap.missing {
-        Missing::Network { .. } => false,
-        Missing::Accepted { reason, .. } => !reason.is_intentional(),
-    })
 }

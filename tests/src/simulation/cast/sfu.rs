@@ -248,7 +248,11 @@ fn note_sent(env: &mut Env, send: &Send) {
         env.ledger.life().on_batch(&batch);
     } else if let Ok(event) = RoomEvent::decode(send.entry.payload.clone()) {
         let id = (event.incarnation.get(), event.event_no);
-        env.ledger.life().events.insert(id, send.entry.payload.clone());
+        let is_recorded = env.ledger.is_recorded;
+        let life = env.ledger.life();
+        if life.events.insert(id, event.encode()).is_none() && !is_recorded {
+            life.events_before.insert(id);
+        }
     }
 }
 

@@ -107,6 +107,8 @@ impl LogModel {
             // Readers go on by sequence, and these have moved: they may miss what is there.
             let tail: Vec<_> = replica[replica.len().saturating_sub(80)..].to_vec();
             self.note_skipped(&tail);
+            // And what is appended from here on has sequences that they have read.
+            self.reused_until = self.reused_until.max(self.last_sequence());
             self.replicas[follower] = replica;
             self.leader = follower;
             self.generation += 1;
