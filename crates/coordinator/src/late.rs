@@ -35,11 +35,23 @@ pub struct FieldError {
 pub fn check_composite(path: &str, composite: &CompositeSpec) -> Result<(), FieldError> {
     let refuse = |field: &str, why| FieldError { path: format!("{path}.{field}"), why };
     composite.check().map_err(|e| refuse(e.field, e.why))?;
-    let layout = roomreel_layout::parse(&composite.layout);
-    layout.and_then(|layout| layout.check(composite.width, composite.height)).map_err(|error| match error {
-        roomreel_layout::Error::Document { path, why } if path != "layout" => refuse(&format!("layout.{path}"), why),
-        roomreel_layout::Error::Document { why, .. } => refuse("layout", why),
-        unknown @ roomreel_layout::Error::UnknownName { .. } => refuse("layout", unknown.to_string()),
+    check_layout(&composite.layout, composite.width, composite.height).map_err(|e| refuse(&e.path, e.why))
+}
+
+/// Whether a text is a layout for a canvas of this size; `layout` is what its fields are below.
+///
+/// # Errors
+/// The first field that is out of its range.
+pub fn check_layout(layout: &str, width: u32, height: u32) -> Result<(), FieldError> {
+    let layout = roomreel_layout::parse(layout).and_then(|layout| layout.check(width, height));
+    layout.map_err(|error| match error {
+        roomreel_layout::Error::Document { path, why } if path != "layout" => {
+            FieldError { path: format!("layout.{path}"), why }
+        }
+        roomreel_layout::Error::Document { why, .. } => FieldError { path: "layout".to_owned(), why },
+        unknown @ roomreel_layout::Error::UnknownName { .. } => {
+            FieldError { path: "layout".to_owned(), why: unknown.to_string() }
+        }
     })
 }
 

@@ -9,7 +9,7 @@
 //! one recording.
 
 use roomreel_shared::composite::CompositeSpec;
-use roomreel_shared::id::{PeerId, RecordingId, RoomId, TenantId};
+use roomreel_shared::id::{CompositeId, PeerId, RecordingId, RoomId, TenantId};
 use roomreel_shared::recording::Recording;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,17 @@ pub enum Wish {
     Resume {
         /// Which.
         recording: RecordingId,
+    },
+    /// Show it in another way from now on.
+    Layout {
+        /// Which.
+        recording: RecordingId,
+        /// In this composite; `None`: in all of them.
+        composite: Option<CompositeId>,
+        /// Its layout; empty: as before.
+        layout: String,
+        /// Who is not shown.
+        hidden: Vec<PeerId>,
     },
 }
 

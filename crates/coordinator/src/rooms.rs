@@ -288,6 +288,7 @@ impl Rooms {
                     Some((recording, command, Some(false), false))
                 }
                 EventKind::RecordingStopped { recording, command, .. } => Some((recording, command, None, true)),
+                EventKind::LayoutChanged { recording, command, .. } => Some((recording, command, None, false)),
                 _ => None,
             };
             if let Some((recording, command, paused, stopped)) = seen

@@ -269,7 +269,7 @@ impl World {
     }
 
     /// Control entries in the room's log.
-    fn control(&self, room: &str) -> Vec<RoomEvent> {
+    pub fn control(&self, room: &str) -> Vec<RoomEvent> {
         let shard = Shard::of(&id("acme"), &id(room), SHARDS);
         let entries = self.log.entries(shard).into_iter().filter(|entry| entry.subject.contains("=control"));
         entries.map(|entry| RoomEvent::decode(entry.payload).expect("ours")).collect()

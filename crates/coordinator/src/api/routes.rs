@@ -1,5 +1,7 @@
 //! The routes, as one table that the OpenAPI document is checked against, and their handlers.
 
+use std::collections::BTreeSet;
+
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -8,7 +10,9 @@ use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use roomreel_shared::cluster;
 use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::event;
 use roomreel_shared::id::{CompositeId, PeerId, RecordingId, RoomId};
+use roomreel_shared::output::check_together;
 use roomreel_shared::recording::Recording;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,11 +23,13 @@ use super::auth::Principal;
 use super::problem::Problem;
 use super::service::{self, Page};
 use super::{ApiState, MAX_BODY_BYTES, files, late};
-use crate::late::check_composite;
+use crate::late::{check_composite, check_layout};
 use crate::request::{Refusal, Request, Wish};
 
 /// Most composites of a recording.
 const MAX_COMPOSITES: usize = 8;
+/// Largest change of a layout in mid-recording: it has to fit into an event, with an id's tag and length for each participant.
+const MAX_LAYOUT_BYTES: usize = event::MAX_EVENT_BYTES / 2;
 /// Longest idempotency key.
 const MAX_KEY_CHARS: usize = 255;
 /// Recordings on a page, unless asked otherwise, and at most.
@@ -51,6 +57,7 @@ pub(super) fn routes() -> Vec<Route> {
         post("/v1/recordings/{id}/stop", self::post(stop)),
         post("/v1/recordings/{id}/pause", self::post(pause)),
         post("/v1/recordings/{id}/resume", self::post(resume)),
+        Route { method: "patch", path: "/v1/recordings/{id}/layout", handler: axum::routing::patch(change_layout) },
         post("/v1/recordings/{id}/composites", self::post(render)),
         get("/v1/recordings/{id}/composites/{composite}", self::get(show_render)),
         get("/v1/recordings/{id}/files/{*name}", self::get(file)),
@@ -134,6 +141,7 @@ impl StartBody {
                 "{asked} composites were asked for; at most {MAX_COMPOSITES} are made"
             )));
         }
+        check_together(composites).map_err(|e| Problem::malformed(e.to_string()))?;
         for (n, composite) in composites.iter().enumerate() {
             let path = format!("composites[{n}]");
             check_composite(&path, composite).map_err(|e| Problem::malformed(e.to_string()))?;
@@ -197,6 +205,45 @@ async fn command(
     let id = service::request_id(&request, None);
     let recording = service::submit(&state.ports, request, &id).await?;
     Ok(answer(StatusCode::OK, &recording))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayoutBody {
+    composite: Option<CompositeId>,
+    layout: Option<String>,
+    #[serde(default)]
+    hidden: BTreeSet<PeerId>,
+}
+
+/// What is shown from now on: the layout, and who is hidden.
+async fn change_layout(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    id: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let principal = writer(&state, &headers)?;
+    let LayoutBody { composite, layout, hidden } = object(&received(body)?)?;
+    let id = path(id)?;
+    let found = service::find(&state.ports, &principal.tenant, &recording_id(&id)?).await?;
+    let is_meant = |spec: &&CompositeSpec| composite.as_ref().is_none_or(|composite| spec.id == *composite);
+    let mut meant = found.recording.composites.iter().filter(is_meant).peekable();
+    if let (None, Some(composite)) = (meant.peek(), &composite) {
+        return Err(Problem::malformed(format!("composite: the recording has no composite {composite}")));
+    }
+    let bytes = layout.as_ref().map_or(0, String::len) + hidden.iter().map(|peer| peer.as_str().len()).sum::<usize>();
+    if bytes > MAX_LAYOUT_BYTES {
+        let detail = format!("layout: it and the hidden participants have {bytes} bytes; at most {MAX_LAYOUT_BYTES}");
+        return Err(Problem::malformed(detail));
+    }
+    if let Some(layout) = &layout {
+        for spec in meant {
+            check_layout(layout, spec.width, spec.height).map_err(|e| Problem::malformed(e.to_string()))?;
+        }
+    }
+    let (layout, hidden) = (layout.unwrap_or_default(), hidden.into_iter().collect());
+    command(&state, &headers, Ok(Path(id)), |recording| Wish::Layout { recording, composite, layout, hidden }).await
 }
 
 async fn stop(State(state): State<ApiState>, headers: HeaderMap, id: Result<Path<String>, PathRejection>) -> Answer {

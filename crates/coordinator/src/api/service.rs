@@ -115,7 +115,7 @@ pub fn request_id(request: &Request, idempotency_key: Option<&str>) -> String {
     };
     let room = match &request.wish {
         Wish::Start { room, .. } => room.as_str(),
-        Wish::Stop { .. } | Wish::Pause { .. } | Wish::Resume { .. } => "",
+        Wish::Stop { .. } | Wish::Pause { .. } | Wish::Resume { .. } | Wish::Layout { .. } => "",
     };
     let mut hasher = blake3::Hasher::new();
     for text in [request.tenant.as_str(), &request.subject, room, idempotency_key] {

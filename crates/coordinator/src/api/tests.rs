@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use roomreel_shared::event::EventKind;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::late::{LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
@@ -281,6 +282,26 @@ async fn a_recording_is_started_shown_paused_stopped_and_handed_out() {
     world.in_state(State::Paused).await;
     caller.ok(Method::POST, &format!("{path}/resume")).await;
     world.in_state(State::Active).await;
+    // Another layout, and somebody hidden, in mid-recording.
+    let layout = format!("{path}/layout");
+    for (body, field) in [
+        (json!({"layout": "mosaic"}), "layout: "),
+        (json!({"layout": "{\"regions\":{\"a\":{\"x_pos\":9999}}}"}), "layout.regions.a.x_pos: "),
+        (json!({"composite": "none"}), "composite: "),
+        (json!({"hide": []}), "the body: "),
+    ] {
+        let (status, answer) = caller.call(Method::PATCH, &layout, &host, &body.to_string()).await;
+        let problem: Problem = serde_json::from_slice(&answer).expect("a problem");
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(problem.detail.starts_with(field), "{}", problem.detail);
+    }
+    let body = json!({"composite": "grid", "layout": "speaker", "hidden": ["bo"]}).to_string();
+    assert_eq!(caller.call(Method::PATCH, &layout, &host, &body).await.0, StatusCode::OK);
+    let in_log = world.control("all hands/2").into_iter().find_map(|event| match event.kind {
+        EventKind::LayoutChanged { composite, layout, hidden, .. } => Some((composite, layout, hidden)),
+        _ => None,
+    });
+    assert_eq!(in_log, Some((Some(id("grid")), "speaker".to_owned(), vec![id("bo")])));
     // A file, while it grows and to its end.
     let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     let content = Bytes::from(vec![7; 3 * 1024 * 1024 + 1]);

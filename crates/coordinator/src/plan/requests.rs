@@ -121,21 +121,22 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions:
                 stops.insert(recording.clone(), request.requested_by().to_owned());
                 None
             }),
-            Wish::Pause { recording } | Wish::Resume { recording } => decide_running(world, recording, request)
-                .and_then(|active| {
+            Wish::Pause { recording } | Wish::Resume { recording } | Wish::Layout { recording, .. } => {
+                decide_running(world, recording, request).and_then(|active| {
                     let key = room_of(&active.recording);
                     let seen = rooms.get(&key).and_then(|room| room.recordings.get(recording));
                     if active.stopping {
                         return Err(Refusal::Ended);
                     }
-                    let pausing = matches!(request.wish, Wish::Pause { .. });
                     if seen.is_some_and(|seen| seen.commands.contains(request_id)) {
-                        let state = if pausing { State::Paused } else { active.recording.state };
+                        let pauses = matches!(request.wish, Wish::Pause { .. });
+                        let state = if pauses { State::Paused } else { active.recording.state };
                         return Ok(Some(Recording { state, ..active.recording.clone() }));
                     }
-                    actions.push(pause_or_resume(key, recording, request_id, request, pausing));
+                    actions.push(entry(key, recording, request_id, request));
                     Ok(None)
-                }),
+                })
+            }
         };
         let outcome = match decision {
             Ok(Some(recording)) => Outcome::Done(Box::new(recording)),
@@ -144,17 +145,21 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions:
         };
         actions.push(Action::Answer { request: request_id.clone(), outcome: Box::new(outcome) });
     }
-    start_unasked(world, memory, limits, &recorded, &starting, actions);
+    start_unasked(world, memory, limits, (&recorded, &known), &starting, actions);
     stops
 }
 
-fn pause_or_resume(key: RoomKey, recording: &RecordingId, id: &str, request: &Request, pausing: bool) -> Action {
+/// What the room's log is to say of a pause, a resume or a change of layout.
+fn entry(key: RoomKey, recording: &RecordingId, id: &str, request: &Request) -> Action {
     let (recording, command) = (recording.clone(), id.to_owned());
     let requested_by = request.requested_by().to_owned();
-    let event = if pausing {
-        EventKind::RecordingPaused { recording, command, requested_by }
-    } else {
-        EventKind::RecordingResumed { recording, command, requested_by }
+    let event = match &request.wish {
+        Wish::Pause { .. } => EventKind::RecordingPaused { recording, command, requested_by },
+        Wish::Layout { composite, layout, hidden, .. } => {
+            let (composite, layout, hidden) = (composite.clone(), layout.clone(), hidden.clone());
+            EventKind::LayoutChanged { recording, command, composite, layout, hidden }
+        }
+        _ => EventKind::RecordingResumed { recording, command, requested_by },
     };
     Action::Command { room: key, command: id.to_owned(), event }
 }
