@@ -231,6 +231,10 @@ pub struct RoomFold {
     seen: u64,
     /// The log was read from the room's beginning on.
     from_zero: bool,
+    /// Log time of the recording's beginning.
+    start: LogTime,
+    /// The log was rolled back, and is read from before the recording's beginning perhaps.
+    rewound: bool,
     window: u64,
     window_start: LogTime,
     previous: Option<Hash>,
@@ -272,6 +276,8 @@ impl RoomFold {
             folded: 0,
             seen: 0,
             from_zero: false,
+            start: LogTime::from_micros(i64::MIN),
+            rewound: false,
             window: 0,
             window_start: LogTime::default(),
             previous: None,
@@ -317,6 +323,7 @@ impl RoomFold {
         fold.folded = carry.log_sequence;
         fold.seen = carry.seen_sequence;
         fold.from_zero = true;
+        fold.start = LogTime::from_micros(if carry.began_us == 0 { i64::MIN } else { carry.began_us });
         let pair = (RoomTime::from_micros(carry.room_clock_us), LogTime::from_micros(carry.room_clock_log_us));
         fold.clock = RoomClock::new((carry.room_clock_log_us != 0).then_some(pair));
         for stream in &carry.event_streams {
@@ -352,6 +359,7 @@ impl RoomFold {
     pub fn on_rewound(&mut self) {
         self.seen = 0;
         self.folded = 0;
+        self.rewound = true;
     }
 
     /// Whether answers of tracks are outstanding; no entry may be fed then.
@@ -449,7 +457,8 @@ impl RoomFold {
     }
 
     fn fold_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
-        if self.phase == Phase::Finished {
+        if self.phase == Phase::Finished || self.rewound && entry.time < self.start {
+            // It is over, or what is read again is an earlier session of the room.
             return;
         }
         let before = self.now;

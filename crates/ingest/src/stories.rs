@@ -191,6 +191,45 @@ fn a_beginning_that_comes_late_ends_nothing_that_it_began() {
 }
 
 #[test]
+fn a_log_that_is_read_again_from_its_beginning_brings_no_earlier_session_in() {
+    let mut earlier = Log::with_camera();
+    earlier.batches("cam", 5, 0..5, 100);
+    earlier.sfu(closed(), 700);
+    let mut log = Log::default();
+    log.sfu(created(), 10_000);
+    log.sfu(producer("cam", TrackKind::Video), 10_010);
+    log.batches("cam", 7, 0..15, 10_100);
+    let second = |entry: LogEntry| match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
+        Ok(event) => {
+            let event = roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event };
+            LogEntry { payload: event.encode(), ..entry }
+        }
+        Err(_) => entry,
+    };
+    let own: Vec<LogEntry> = log.entries.into_iter().map(second).collect();
+    let from = Some(EventRef { incarnation: 2, event_no: 0 });
+    let spec = roomreel_shared::cluster::FoldSpec { from, start_sequence: 9, ..spec() };
+    for taken_over in [false, true] {
+        let mut fold = Fold::new(spec.clone(), WRITER, FoldConfig::default());
+        let mut folded = Folded::default();
+        own.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
+        if taken_over {
+            let last = folded.windows.last().expect("15 batches are longer than a window");
+            fold = Fold::resume(spec.clone(), WRITER, FoldConfig::default(), last).expect("an own window");
+        }
+        // The stream lost all of this session; its publisher writes it again behind the earlier one.
+        fold.on_rewound();
+        let mut again = Log::default();
+        again.entries.extend(earlier.entries.iter().cloned());
+        again.batches("cam", 7, 0..16, 12_000);
+        again.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
+        folded.take(fold.seal_now());
+        assert_eq!(numbers(&folded), (0..16).collect::<Vec<_>>());
+        assert!(folded.batches().iter().all(|batch| batch.1 == 7) && folded.gaps().is_empty(), "{:?}", folded.gaps());
+    }
+}
+
+#[test]
 fn lost_events_are_named() {
     let mut log = Log::with_camera();
     log.sfu(EventKind::ActiveSpeaker { peer: None, level: 3 }, 50);

@@ -148,3 +148,36 @@ async fn create(store: &dyn ObjectStore, key: &Key, object: Bytes) -> Result<(),
     }
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use roomreel_backends::memory::MemoryStore;
+    use roomreel_backends::memory::faults::{Fault, Operation, Script};
+
+    use super::*;
+    use crate::story;
+
+    #[tokio::test]
+    async fn a_window_too_large_for_one_put_goes_up_in_parts() {
+        let faults = Script::new();
+        let store = MemoryStore::new().with_history();
+        let faulty = store.clone().with_faults(Arc::new(faults.clone()));
+        let keys = RecordingKeys::new(&story::tenant(), &story::room(), &story::recording());
+        let object: Bytes = (0..=WHOLE_BYTES).map(|at| at as u8).collect::<Vec<_>>().into();
+        faults.push(Operation::UploadPart, Fault::FailBefore);
+        let failed = create(&faulty, &keys.window(0), object.clone()).await;
+        assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
+        assert!(
+            matches!(store.get(&keys.window(0)).await, Err(StoreError::NotFound { .. })),
+            "half of it is not there"
+        );
+        faults.push(Operation::CompleteUpload, Fault::LoseAnswer);
+        let unsaid = create(&faulty, &keys.window(0), object.clone()).await;
+        assert!(matches!(after_create(&unsaid), Step::ReadBackLater), "{unsaid:?}");
+        let stored = store.get(&keys.window(0)).await.expect("it is there");
+        assert!(stored == object, "in its order");
+        let again = create(&faulty, &keys.window(0), object).await;
+        assert!(matches!(again, Err(StoreError::AlreadyExists { .. })), "one create wins: {again:?}");
+        assert_eq!(faults.remaining(), 0);
+    }
+}

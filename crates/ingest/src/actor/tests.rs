@@ -364,3 +364,56 @@ async fn a_track_that_fails_begins_its_window_again_alone() {
     rig.until_finished().await;
     rig.assert_recorded(30).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn windows_wait_for_the_commit_before_them() {
+    let rig = Rig::new();
+    rig.faults.push(Operation::Create, Fault::Hang);
+    rig.assign("a").await;
+    let _node = rig.start("a", |_| {}).await;
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    // It ends one window and, with the next, the recording.
+    log.sfu(closed(), 1600);
+    rig.append(&log.entries).await;
+    rig.until_finished().await;
+    assert_eq!((rig.windows().await.len(), rig.faults.remaining()), (2, 0));
+    rig.assert_recorded(5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_moves_while_it_runs() {
+    let rig = Rig::new();
+    let log = talk();
+    let first_epoch = rig.assign("a").await;
+    let (_first, _second) = (rig.start("a", |_| {}).await, rig.start("b", |_| {}).await);
+    rig.append(&log.entries[..15]).await;
+    rig.until_windows(1).await;
+    let second_epoch = rig.assign("b").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    rig.append(&log.entries[15..]).await;
+    let progress = rig.until_finished().await;
+    assert_eq!(progress.node, node_id("b"));
+    rig.assert_recorded(30).await;
+    let epochs: BTreeSet<u64> = rig.windows().await.iter().map(|window| window.header.epoch).collect();
+    assert_eq!(epochs, [first_epoch, second_epoch].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_built_on_a_damaged_window() {
+    let rig = Rig::new();
+    let log = talk();
+    let epoch = rig.assign("a").await;
+    let whole = first_window(&log.entries, epoch - 1);
+    let key = keys().window(0);
+    rig.store.put(&key, whole.slice(..whole.len() / 2)).await.expect("put");
+    rig.append(&log.entries).await;
+    let node = rig.start("a", |_| {}).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.store.list(&keys().windows_prefix()).await.expect("listed").len(), 1);
+    // An operator puts back what stood there.
+    rig.store.put(&key, whole).await.expect("put");
+    rig.until_finished().await;
+    assert_eq!(rig.windows().await.len(), 4);
+    node.drain().await;
+}

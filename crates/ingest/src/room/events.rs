@@ -127,6 +127,7 @@ impl RoomFold {
         self.roster.started = true;
         self.room_start = room_start;
         self.window_start = time;
+        self.start = time;
         self.stored = self.prelude.take();
         self.update_admissions(outputs);
     }

@@ -32,6 +32,7 @@ impl RoomFold {
             log_sequence,
             log_time_us: self.now.as_micros(),
             seen_sequence: self.seen,
+            began_us: self.start.as_micros(),
             event_streams: self
                 .events
                 .iter()
