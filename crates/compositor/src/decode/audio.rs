@@ -27,6 +27,8 @@ const FADE: usize = 240;
 pub struct AudioDecoder {
     codec: Codec,
     decoder: ffmpeg::decoder::Opened,
+    /// As it was opened.
+    channels: u8,
     /// `None` while the decoder gives 48 kHz stereo as it is.
     resampler: Option<resampling::Context>,
     /// Output samples per channel for each sample that is decoded.
@@ -51,8 +53,8 @@ impl AudioDecoder {
     pub fn new(codec: &Codec, clock_rate: u32, channels: u8) -> Result<Self, Error> {
         silence_libav();
         let (name, rate, channels) = match codec {
-            // Opus is 48 kHz and as stereo as one wants it, whatever its packets hold (RFC 7587 §4.2).
-            Codec::Opus => ("libopus", SAMPLE_RATE, 2),
+            // Whatever the SDP says (RFC 7587 §4.2): microphones send one channel, and decoding two would cost more for the same sound.
+            Codec::Opus => ("libopus", SAMPLE_RATE, 1),
             Codec::Pcmu => ("pcm_mulaw", clock_rate, channels.max(1)),
             Codec::Pcma => ("pcm_alaw", clock_rate, channels.max(1)),
             // Sampled at 16 kHz under an RTP clock of 8 kHz, by an old mistake (RFC 3551 §4.5.2).
@@ -62,20 +64,11 @@ impl AudioDecoder {
         if ![8_000, 16_000, 24_000, 48_000].contains(&rate) || channels > 2 {
             return Err(Error::unsupported(codec, format!("{rate} Hz in {channels} channels")));
         }
-        let found = ffmpeg::decoder::find_by_name(name)
-            .ok_or_else(|| Error::unsupported(codec, format!("this libavcodec has no decoder {name}")))?;
-        let mut context = Context::new_with_codec(found);
-        // SAFETY: the context is allocated and not yet open; these are plain fields of it.
-        unsafe {
-            let context = context.as_mut_ptr();
-            (*context).sample_rate = rate as i32;
-            ffi::av_channel_layout_default(&mut (*context).ch_layout, i32::from(channels));
-            (*context).request_sample_fmt = OUTPUT.into();
-        }
-        let decoder = context.decoder().open().map_err(|error| Error::unsupported(codec, error))?;
+        let decoder = open(codec, name, rate, channels)?;
         Ok(Self {
             codec: codec.clone(),
             decoder,
+            channels,
             resampler: None,
             ratio: (SAMPLE_RATE / rate) as usize,
             ahead: 0,
@@ -140,6 +133,11 @@ impl AudioDecoder {
         if packet.is_empty() || packet.len() > MAX_PACKET_BYTES {
             return Err(Error::damaged(&self.codec, format!("a packet of {} bytes", packet.len())));
         }
+        // The first byte says how many channels an Opus packet holds (RFC 6716 §3.1).
+        if self.codec == Codec::Opus && self.channels == 1 && packet[0] & 0b100 != 0 {
+            self.channels = 2;
+            self.decoder = open(&self.codec, "libopus", SAMPLE_RATE, self.channels)?;
+        }
         let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
         self.decoder.send_packet(&ffmpeg::Packet::copy(packet)).map_err(|error| damaged(&self.codec, error))?;
         let mut samples = Vec::new();
@@ -154,8 +152,11 @@ impl AudioDecoder {
     }
 
     fn take(&mut self, frame: &mut frame::Audio, samples: &mut Vec<f32>) -> Result<(), Error> {
-        if self.codec == Codec::Opus && frame.format() == OUTPUT && frame.ch_layout().channels() == 2 {
-            samples.extend(frame.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right]));
+        if self.codec == Codec::Opus && frame.format() == OUTPUT {
+            match frame.ch_layout().channels() {
+                1 => samples.extend(frame.plane::<f32>(0).iter().flat_map(|&sample| [sample; 2])),
+                _ => samples.extend(frame.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right])),
+            }
             return Ok(());
         }
         let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
@@ -192,6 +193,20 @@ impl AudioDecoder {
         }
         Ok(())
     }
+}
+
+fn open(codec: &Codec, name: &str, rate: u32, channels: u8) -> Result<ffmpeg::decoder::Opened, Error> {
+    let found = ffmpeg::decoder::find_by_name(name)
+        .ok_or_else(|| Error::unsupported(codec, format!("this libavcodec has no decoder {name}")))?;
+    let mut context = Context::new_with_codec(found);
+    // SAFETY: the context is allocated and not yet open; these are plain fields of it.
+    unsafe {
+        let context = context.as_mut_ptr();
+        (*context).sample_rate = rate as i32;
+        ffi::av_channel_layout_default(&mut (*context).ch_layout, i32::from(channels));
+        (*context).request_sample_fmt = OUTPUT.into();
+    }
+    context.decoder().open().map_err(|error| Error::unsupported(codec, error))
 }
 
 impl std::fmt::Debug for AudioDecoder {

@@ -42,16 +42,27 @@ pub(crate) fn spec() -> CompositeSpec {
 
 /// `count` VP8 frames, each of one colour, the first a key frame.
 pub(crate) fn vp8(count: usize, colour: impl Fn(usize) -> [u8; 3]) -> Vec<Bytes> {
+    vp8_of((320, 180), 9999, count, colour)
+}
+
+/// The same of another size, with a key frame every so many frames.
+pub(crate) fn vp8_of(
+    (width, height): (u32, u32),
+    key_distance: u32,
+    count: usize,
+    colour: impl Fn(usize) -> [u8; 3],
+) -> Vec<Bytes> {
     let found = encoder::find_by_name("libvpx").expect("libavcodec has libvpx");
     let mut context = Context::new_with_codec(found).encoder().video().expect("a video encoder");
-    context.set_width(320);
-    context.set_height(180);
+    context.set_width(width);
+    context.set_height(height);
     context.set_format(Pixel::YUV420P);
     context.set_time_base(Rational::new(1, 10));
+    let distance = key_distance.to_string();
     let options =
-        Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", "9999")]);
+        Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", &distance)]);
     let mut encoder = context.open_with(options).expect("it opens");
-    let mut canvas = Canvas::new(320, 180);
+    let mut canvas = Canvas::new(width as usize, height as usize);
     let mut coded = Vec::new();
     let mut packet = Coded::empty();
     for index in 0..count {

@@ -1,8 +1,8 @@
 //! What is seen in the tiles of a few frames.
 //!
 //! Owns the order of decoding: track by track, several frames in a row, and each picture brought to its tile's size while it is
-//! still in the processor's caches; and the tiles of pictures that stand still. Does not own what is where (layout), nor which
-//! layer is decoded (the track).
+//! still in the processor's caches; the tiles of pictures that stand still; and that nothing is decoded that is not seen. Does not
+//! own what is where (layout), nor which layer is decoded (the track).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,9 @@ impl Views {
                 let Some(tile) = frame.wanted.tile_of(source).filter(|tile| tile.content == Content::Picture) else {
                     continue;
                 };
+                if is_covered(source, &frame.shown) {
+                    continue;
+                }
                 let picture = keys.iter().find_map(|key| match &mut tracks.get_mut(key)?.media {
                     TrackMedia::Video(video) => video.picture(frame.t, tile.rect.width, tile.rect.height),
                     TrackMedia::Audio(_) => None,
@@ -94,6 +97,15 @@ impl Views {
         self.tiles.insert(source.clone(), view);
         fitted
     }
+}
+
+/// Whether every tile of the source lies wholly under a solid one.
+fn is_covered(source: &SourceId, shown: &Arrangement) -> bool {
+    let covers = |above: &Tile, tile: &Tile| {
+        above.z > tile.z && above.opacity == u8::MAX && above.radius == 0 && above.rect.contains(&tile.rect)
+    };
+    let mut tiles = shown.tiles.iter().filter(|tile| tile.source == *source);
+    tiles.all(|tile| shown.tiles.iter().any(|above| covers(above, tile)))
 }
 
 fn same_size(a: Rect, b: Rect) -> bool {

@@ -63,13 +63,14 @@ struct Pending {
 
 impl Pending {
     /// Adds sound at `at`; what lies before the start is over.
-    fn add(&mut self, at: i64, sound: impl Iterator<Item = [f32; 2]>) {
-        for (index, sample) in (at - self.start..).zip(sound) {
-            let Ok(index) = usize::try_from(index) else { continue };
-            if index >= self.samples.len() {
-                self.samples.resize(index + 1, [0.0; 2]);
-            }
-            let there = &mut self.samples[index];
+    fn add(&mut self, at: i64, sound: impl ExactSizeIterator<Item = [f32; 2]>) {
+        let over = usize::try_from(self.start - at).unwrap_or(0).min(sound.len());
+        let first = usize::try_from(at - self.start).unwrap_or(0);
+        let end = first + sound.len() - over;
+        if end > self.samples.len() {
+            self.samples.resize(end, [0.0; 2]);
+        }
+        for (there, sample) in self.samples.range_mut(first..end).zip(sound.skip(over)) {
             *there = [there[0] + sample[0], there[1] + sample[1]];
         }
     }
@@ -258,7 +259,7 @@ fn correction(off: i64, duration: u32) -> i64 {
 }
 
 fn stereo(interleaved: &[f32]) -> Vec<[f32; 2]> {
-    interleaved.chunks_exact(2).map(|pair| [pair[0], pair[1]]).collect()
+    interleaved.as_chunks().0.to_vec()
 }
 
 fn fade_in(sound: &mut [[f32; 2]]) {

@@ -27,6 +27,11 @@ const MAX_BACKLOG_BYTES: usize = 16 << 20;
 const LAYER_OFF_US: i64 = 1_500_000;
 /// A layer must be the better one for this long: tiles change size while they move.
 const LAYER_PATIENCE_US: i64 = 1_000_000;
+/// A smaller layer is changed to at its next key picture: until then the old one is as good, and nothing is decoded to catch up.
+/// Some senders make none unless they are asked: after this long it is caught up with.
+const KEY_PATIENCE_US: i64 = 5_000_000;
+/// So few pictures from the newest key picture on are no catching up.
+const FRESH_PICTURES: usize = 4;
 /// A camera without a new picture for this long is frozen, and after the second time its last picture says nothing any more.
 const FROZEN_US: i64 = 1_000_000;
 const STALE_US: i64 = 10_000_000;
@@ -217,7 +222,13 @@ impl VideoTrack {
             current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.assembler.awaits_key);
         match self.better {
             _ if is_dead || self.shown.is_none() => Some(best),
-            Some((ssrc, since)) if ssrc == best => (t.micros_since(since) >= LAYER_PATIENCE_US).then_some(best),
+            Some((ssrc, since)) if ssrc == best => {
+                let waited = t.micros_since(since);
+                let is_fresh = self.layers.get(&best).is_some_and(|layer| {
+                    layer.backlog.len() <= FRESH_PICTURES || current.is_some_and(|current| layer.size > current.size)
+                });
+                (waited >= if is_fresh { LAYER_PATIENCE_US } else { KEY_PATIENCE_US }).then_some(best)
+            }
             _ => {
                 self.better = Some((best, t));
                 None
@@ -303,5 +314,41 @@ impl VideoTrack {
         if !self.is_screen && age > STALE_US {
             self.shown = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::tests::vp8_of;
+    use crate::track::tests_support::{codec, producer, rtp};
+
+    #[test]
+    fn a_layer_is_changed_where_nothing_has_to_be_caught_up_with() {
+        let mut track = VideoTrack::new(producer(vec![codec(96, Codec::Vp8, 90_000)]));
+        let mut participant = ParticipantClock::default();
+        for (ssrc, size, key_distance) in [(1, (320, 180), 25), (2, (160, 90), 40)] {
+            let pictures = vp8_of(size, key_distance, 120, |index| [index as u8, 128, 128]);
+            for (index, picture) in pictures.iter().enumerate() {
+                let payload = [&[0x10], &picture[..]].concat();
+                let at = index as i64 * 100_000;
+                let packet = rtp(ssrc, 96, index as u16, index as u32 * 9000, true, &payload, at);
+                track.receive(&packet, &mut participant);
+            }
+        }
+        track.place(&participant);
+        let mut changes = Vec::new();
+        let mut width = 0;
+        for tick in 0..100 {
+            // The tile becomes small after a second and a half, and large again after seven.
+            let (tile, t) = (if (15..70).contains(&tick) { 160 } else { 320 }, RoomTime::from_micros(tick * 100_000));
+            let picture = track.picture(t, tile, tile * 9 / 16).expect("there is one at any time");
+            if picture.width() != width {
+                width = picture.width();
+                changes.push((tick, width));
+            }
+        }
+        assert_eq!(changes[..2], [(0, 320), (40, 160)], "at the small layer's key picture: {changes:?}");
+        assert_eq!((changes[2], changes.len()), ((80, 320), 3), "what is better is changed to soon: {changes:?}");
     }
 }
