@@ -43,6 +43,14 @@ pub struct ApiArgs {
     config: Option<PathBuf>,
 }
 
+impl ApiArgs {
+    /// The API's answer is to be printed as it is.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.json
+    }
+}
+
 /// Arguments of `roomreel record`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -183,14 +191,19 @@ fn details(recording: &Recording) -> String {
     out
 }
 
-struct Api<'a> {
+/// A client of the API.
+pub struct Api<'a> {
     agent: ureq::Agent,
     base: &'a str,
     token: Option<Secret>,
 }
 
 impl<'a> Api<'a> {
-    fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
+    /// With the address and the token that were given.
+    ///
+    /// # Errors
+    /// If the token cannot be read.
+    pub fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
         let token = secret("api_token", &args.api_token, &args.api_token_file)?;
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(REQUEST_LIMIT))
@@ -216,7 +229,11 @@ impl<'a> Api<'a> {
         }
     }
 
-    fn get(&self, path: &[&str]) -> anyhow::Result<Value> {
+    /// What stands under this path, each part of it as it is.
+    ///
+    /// # Errors
+    /// If the API cannot be reached or refuses.
+    pub fn get(&self, path: &[&str]) -> anyhow::Result<Value> {
         self.get_url(&self.url(path))
     }
 
@@ -228,7 +245,11 @@ impl<'a> Api<'a> {
         self.answer(request.call())
     }
 
-    fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
+    /// Asks for something.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Value> {
         let mut request = self.agent.post(self.url(path)).content_type("application/json");
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.expose()));

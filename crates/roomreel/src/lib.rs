@@ -16,6 +16,7 @@ mod publish;
 mod rebuild;
 mod recording_export;
 mod recording_files;
+mod render;
 mod roles;
 mod settings;
 mod shutdown;
@@ -71,6 +72,8 @@ enum Command {
     Stop(client::StopArgs),
     /// Show a recording, or those of a day, by the API of a running cluster.
     Status(client::StatusArgs),
+    /// Render a recording that has ended again: in another layout, or a part of it.
+    Render(Box<render::RenderArgs>),
     /// Make a bearer token for the API, signed with the shared secret of development.
     Token(api::TokenArgs),
     /// Show what is in a window object or in all windows of a recording.
@@ -139,6 +142,7 @@ fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Record(args) => client::record(&args),
         Command::Stop(args) => client::stop(&args),
         Command::Status(args) => client::status(&args),
+        Command::Render(args) => on_runtime(render::run(&args)),
         Command::Token(args) => api::token(&args).map(|()| true),
         Command::Inspect(args) => on_runtime(inspect::run(&args)),
         Command::Export(args) => on_runtime(recording_export::run(&args)),

@@ -15,6 +15,7 @@ use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::{NodeId, PeerId, RecordingId, RoomId, SfuId, TenantId};
 use roomreel_shared::key::RecordingKeys;
+use roomreel_shared::late::{Division, LateJob, Piece};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::{Change, Ports};
 use roomreel_shared::subject::Writer;
@@ -262,4 +263,77 @@ async fn what_cannot_be_rendered_is_said_and_left_to_the_coordinator() {
     let record: Node = serde_json::from_slice(&record.expect("memory").expect("it lives on").value).expect("a node");
     assert_eq!(record.role, Role::Compositor);
     node.drain().await;
+}
+
+/// A share of a late render of the whole recording, in spans of two slices.
+fn share(world: &World, node: &str, length_ms: u64, piece: Piece) -> RenderJob {
+    let stretch = Duration::ZERO..Duration::from_millis(length_ms);
+    let division = Division { span: 2, ..Division::of(&stretch, Duration::from_millis(WINDOW_MS)) };
+    RenderJob {
+        node: Some(NodeId::new(node).expect("valid")),
+        spec: world.fold.clone(),
+        composite: Some(world.composite.clone()),
+        documents: false,
+        failures: 0,
+        late: Some(LateJob { from_us: 0, to_us: length_ms * 1000, hidden: None, division, piece }),
+    }
+}
+
+async fn give(world: &World, job: &RenderJob) {
+    let put = Change::Put(job.key(), Bytes::from(serde_json::to_vec(job).expect("JSON")), None);
+    world.ports.coordination.transact(Vec::new(), vec![put]).await.expect("the job");
+}
+
+async fn done(world: &World, job: &RenderJob) -> RenderProgress {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let record = world.ports.coordination.get(&job.progress_key()).await.expect("memory");
+        let progress = record.map(|record| serde_json::from_slice::<RenderProgress>(&record.value).expect("progress"));
+        if let Some(progress) = progress.filter(|progress| progress.finished || progress.error.is_some()) {
+            return progress;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", job.key());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_render_is_made_by_two_nodes_and_joined_by_one() {
+    let world = World::new();
+    for k in 0..5 {
+        world.commit(k, None).await;
+    }
+    world.commit(5, Some(5_500)).await;
+    let (first, second) = (world.node("a").await, world.node("b").await);
+    // Before there is anything to join.
+    let join = share(&world, "b", 5_500, Piece::Join);
+    give(&world, &join).await;
+    let failed = done(&world, &join).await.error.expect("an error");
+    assert_eq!(failed, "0 of 6 slices are there");
+    let jobs =
+        [("a", 0, 1), ("b", 1, 3)].map(|(node, first, end)| share(&world, node, 5_500, Piece::Spans { first, end }));
+    for job in &jobs {
+        give(&world, job).await;
+    }
+    assert_eq!(done(&world, &jobs[0]).await.slices, 2);
+    assert_eq!(done(&world, &jobs[1]).await.slices, 4);
+    assert!(
+        world.ports.store.get(&world.keys.playlist(&world.composite.id)).await.is_err(),
+        "nothing half done is seen"
+    );
+    give(&world, &RenderJob { node: Some(NodeId::new("a").expect("valid")), failures: 1, ..join.clone() }).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !done(&world, &join).await.finished {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let files = done(&world, &join).await.files;
+    assert_eq!(files, ["composites/grid/composite.mp4", "composites/grid/live.m3u8"]);
+    for key in [world.keys.metadata_json(), world.keys.timeline_json(), world.keys.quality_json()] {
+        assert!(world.ports.store.get(&key).await.is_err(), "the recording's own documents are not touched");
+        world.ports.store.create(&key, Bytes::from_static(b"{}")).await.expect("memory");
+    }
+    world.is_whole(5_500).await;
+    first.drain().await;
+    second.drain().await;
 }
