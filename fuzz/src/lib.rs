@@ -6,10 +6,6 @@
 #[allow(dead_code)]
 pub mod depacketize;
 
-#[path = "../../crates/compositor/src/mux/mod.rs"]
-#[allow(dead_code)]
-pub mod mux;
-
 #[path = "../../crates/sfu/src/publisher/mod.rs"]
 #[allow(dead_code)]
 pub mod publisher;
@@ -20,6 +16,8 @@ pub use roomreel_layout as layout;
 pub mod capture;
 #[allow(dead_code)]
 pub mod encode;
+#[allow(dead_code)]
+pub mod mux;
 #[allow(dead_code, unused_imports)]
 pub mod timeline;
 pub mod track;

@@ -107,6 +107,8 @@ impl Muxer {
             let result = ffi::avformat_alloc_output_context2(&mut muxer.context, no_format, name.as_ptr(), no_file);
             muxer.check(result)?;
             (*muxer.context).flags |= ffi::AVFMT_FLAG_BITEXACT | ffi::AVFMT_FLAG_CUSTOM_IO;
+            // Sound that begins with an encoder's delay has times before 0; moving everything behind them would part it from the pictures.
+            (*muxer.context).avoid_negative_ts = 0;
             let buffer = ffi::av_malloc(BUFFER_BYTES).cast::<u8>();
             let opaque = std::ptr::from_mut(&mut *muxer.io).cast::<c_void>();
             // libavformat's versions differ in whether the bytes are `const`; the call is the same.

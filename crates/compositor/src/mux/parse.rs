@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mp4_atom::{Decode as _, DecodeAtom as _, Header, Moof};
 
-use super::{AUDIO_TRACK, SYNC_SAMPLE, VIDEO_TRACK};
+use super::boxes::{AUDIO_TRACK, SYNC_SAMPLE, VIDEO_TRACK};
 use crate::encode::{EncodedSlice, REORDER_TICKS, Sample};
 
 /// Why an object is not a fragment as [`super::fragment`] writes it.

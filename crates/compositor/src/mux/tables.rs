@@ -3,7 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mp4_atom::{Co64, Ctts, CttsEntry, Stbl, Stco, Stsc, StscEntry, Stss, Stsz, StszSamples, Stts, SttsEntry};
 
-use super::{audio_track, file_type, movie, put, video_track};
+use super::boxes::{audio_track, file_type, movie, put, video_track};
 use crate::encode::{AudioConfig, REORDER_TICKS, Sample, VideoConfig};
 
 /// The samples of one track, as compact as the file keeps them: a three hour meeting takes about 7 MB.
