@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use clap::Args;
 use roomreel_sfu::capture::{Capture, CaptureOptions};
+use roomreel_sfu::publisher::spool::SpoolConfig;
 use roomreel_sfu::publisher::{Command, CommandError, Publisher, PublisherConfig, SfuCommands};
 use roomreel_sfu::source::{self, Played, Progress, Source};
 use roomreel_sfu::synthetic::{Network, Script, SyntheticRoom, SyntheticSpec};
@@ -176,6 +177,13 @@ pub struct PublishArgs {
     /// How long to wait at the end until all that was published is durable.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     durable_limit: Duration,
+    /// Directory for what memory cannot hold and for what is not durable when this process dies; what an earlier one left
+    /// there is published too.
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// Most bytes in it.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, requires = "spool")]
+    spool_max_bytes: u64,
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -198,7 +206,18 @@ pub async fn run(args: &PublishArgs) -> anyhow::Result<()> {
     let telemetry = telemetry::start(&args.telemetry, "publish", "info")?;
     let leaving = shutdown::token()?;
     let (log, bus) = outside::log(&args.log, &args.cluster).await?;
-    let publisher = publisher(log, bus, args.tenant.tenant.clone(), args.sfu.clone(), args.cluster.shards);
+    let config = PublisherConfig::new(args.tenant.tenant.clone(), args.sfu.clone(), args.cluster.shards);
+    let publisher = match args.spool.clone() {
+        Some(dir) => {
+            let spool = SpoolConfig { dir, max_bytes: args.spool_max_bytes };
+            Publisher::start_spooled(log, bus, config, Arc::new(Player), &spool)?
+        }
+        None => Publisher::start_with(log, bus, config, Arc::new(Player)),
+    };
+    let recovered = publisher.stats().recovered;
+    if recovered > 0 {
+        tracing::info!(messages = recovered, "an earlier process left them in the spool; they are published now");
+    }
     let mut line = output::Progress::new();
     let room = source.room().clone();
     let play = source.play(&publisher, args.room.speed, |progress| {

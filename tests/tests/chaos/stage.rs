@@ -113,11 +113,17 @@ impl Stage {
     }
 
     /// A `roomreel publish` process.
-    pub async fn publish(&self, room: &RoomId, seconds: u32) -> Result<roomreel_tests::servers::Server> {
+    pub async fn publish(
+        &self,
+        room: &RoomId,
+        seconds: u32,
+        more: &[String],
+    ) -> Result<roomreel_tests::servers::Server> {
         let mut arguments = vec!["publish".to_owned()];
         arguments.extend(self.log_settings(&self.routes()));
         arguments.extend([format!("--tenant={}", room::tenant()), format!("--sfu={}", room::sfu())]);
         arguments.extend([format!("--room={room}"), format!("--seconds={seconds}"), "--participants=1".to_owned()]);
+        arguments.extend_from_slice(more);
         Roomreel::spawn("publish", &arguments, &self.logs).await
     }
 

@@ -23,7 +23,11 @@ use roomreel_shared::ports::{Appended, NewEntry};
 use roomreel_shared::subject::{Address, Entry, Shard, Subject, Writer};
 use roomreel_shared::time::RoomTime;
 
+use self::spooling::Spooling;
+use super::spool::Place;
 use super::{Error, Stats};
+
+mod spooling;
 
 /// Longest packet: what UDP can carry.
 pub const MAX_PACKET_BYTES: usize = 65_535;
@@ -84,6 +88,10 @@ enum Sending {
     InFlight,
     /// Its retry is due at the time in `retries`.
     Waiting,
+    /// Its turn has come, and the spool is asked for its bytes.
+    Loading,
+    /// Its bytes have come.
+    Ready,
 }
 
 #[derive(Debug)]
@@ -93,9 +101,17 @@ struct Message {
     track: Option<TrackId>,
     incarnation: Incarnation,
     number: u64,
+    /// A batch's first and last packet number.
+    packets: (u64, u64),
     subject: Subject,
     trace_parent: Option<String>,
+    /// Empty while the spool alone has it.
     payload: Bytes,
+    /// Of the payload, wherever it is.
+    length: usize,
+    is_loaded: bool,
+    /// Where the spool has it.
+    place: Option<Place>,
     sending: Sending,
     attempts: u32,
     /// 0: the first message id; else the replay's attempt.
@@ -107,8 +123,9 @@ struct Message {
 }
 
 impl Message {
+    /// What it takes of the memory.
     fn cost(&self) -> usize {
-        self.payload.len() + MESSAGE_OVERHEAD_BYTES
+        MESSAGE_OVERHEAD_BYTES + if self.is_loaded { self.length } else { 0 }
     }
 }
 
@@ -144,6 +161,8 @@ struct Room {
     shard: Shard,
     events: Series,
     tracks: BTreeMap<TrackId, Track>,
+    /// Numberings of an earlier process.
+    recovered: BTreeMap<Incarnation, Series>,
     recorded: bool,
     /// The RoomClosed message and how many messages before it the broker has not acknowledged.
     closing: Option<(MessageKey, usize)>,
@@ -154,9 +173,15 @@ struct Room {
 }
 
 impl Room {
+    /// Its numberings: those of its tracks, and of its events last.
+    fn series(&self) -> impl Iterator<Item = &Series> {
+        let of_tracks = self.tracks.values().map(|track| &track.series);
+        of_tracks.chain(self.recovered.values()).chain([&self.events])
+    }
+
     /// No message of it is held.
     fn holds_nothing(&self) -> bool {
-        self.events.held.is_empty() && self.tracks.values().all(|track| track.series.held.is_empty())
+        self.series().all(|series| series.held.is_empty())
     }
 
     /// Where the numberings of the tracks end that this event closes; first of those of which something is held.
@@ -203,6 +228,7 @@ pub struct Core {
     batches_made: u64,
     /// When it is next looked for what has no watermark although it should.
     next_confirm: Duration,
+    spooling: Spooling,
     stats: Stats,
 }
 
@@ -229,6 +255,7 @@ impl Core {
             event_bytes: 0,
             batches_made: 0,
             next_confirm: UNCONFIRMED_AFTER,
+            spooling: Spooling::default(),
             stats: Stats::default(),
         }
     }
@@ -330,25 +357,12 @@ impl Core {
 
     /// The next message to append, if there is one and the window has room.
     pub fn poll(&mut self, now: Duration) -> Option<Send> {
-        let key = match self.retries.first() {
-            Some(&(due, key)) if due <= now => {
-                self.retries.pop_first();
-                key
+        let key = loop {
+            let key = self.next_to_send(now)?;
+            if self.messages[&key].is_loaded {
+                break key;
             }
-            _ if self.window < self.limits.in_flight => {
-                self.window += 1;
-                loop {
-                    match self.queue.pop_front() {
-                        Some(key) if self.messages.contains_key(&key) => break key,
-                        Some(_) => {}
-                        None => {
-                            self.window -= 1;
-                            return None;
-                        }
-                    }
-                }
-            }
-            _ => return None,
+            self.load(key);
         };
         let message = self.messages.get_mut(&key).expect("forgetting a message takes it out of queue and retries");
         message.sending = Sending::InFlight;
@@ -362,7 +376,33 @@ impl Core {
             trace_parent: message.trace_parent.clone(),
             payload: message.payload.clone(),
         };
+        self.refile(key);
         Some(Send { key, entry })
+    }
+
+    /// The next message whose turn it is; it has a place in the window.
+    fn next_to_send(&mut self, now: Duration) -> Option<MessageKey> {
+        while let Some(key) = self.spooling.ready.pop_front() {
+            if self.messages.contains_key(&key) {
+                return Some(key);
+            }
+        }
+        if let Some(&(due, key)) = self.retries.first()
+            && due <= now
+        {
+            self.retries.pop_first();
+            return Some(key);
+        }
+        if self.window >= self.limits.in_flight {
+            return None;
+        }
+        while let Some(key) = self.queue.pop_front() {
+            if self.messages.contains_key(&key) {
+                self.window += 1;
+                return Some(key);
+            }
+        }
+        None
     }
 
     /// The broker has stored a message.
@@ -379,6 +419,7 @@ impl Core {
         let first = !std::mem::replace(&mut message.stored, true);
         let room_id = message.room.clone();
         self.acknowledged.insert(key);
+        self.refile(key);
         if first {
             self.one_less_unacknowledged(&room_id, key);
         }
@@ -435,11 +476,12 @@ impl Core {
         let mut tails = Vec::new();
         for room in self.rooms.values().filter(|room| room.recorded) {
             let newest = |series: &Series| series.held.last_key_value().map(|(_, key)| *key);
+            let media = room.tracks.values().map(|track| &track.series).chain(room.recovered.values());
             let is_due = |key: &MessageKey| {
                 let message = &self.messages[key];
                 message.sending == Sending::Idle && message.stored && message.stored_at + UNCONFIRMED_AFTER <= now
             };
-            let media: Vec<MessageKey> = room.tracks.values().filter_map(|track| newest(&track.series)).collect();
+            let media: Vec<MessageKey> = media.filter_map(newest).collect();
             let due: Vec<MessageKey> = media.iter().copied().filter(is_due).collect();
             if due.is_empty() && media.iter().all(|key| self.messages[key].sending == Sending::Idle) {
                 tails.extend(newest(&room.events).filter(is_due));
@@ -461,6 +503,7 @@ impl Core {
             self.acknowledged.remove(&key);
             self.queue.push_back(key);
             self.stats.replays += 1;
+            self.refile(key);
         }
     }
 
@@ -488,8 +531,7 @@ impl Core {
         let was_recorded = std::mem::replace(&mut room.recorded, active);
         if was_recorded && !active {
             let due = now + self.limits.unrecorded_grace;
-            let held =
-                room.tracks.values().flat_map(|track| track.series.held.values()).chain(room.events.held.values());
+            let held = room.series().flat_map(|series| series.held.values());
             let stored = held.copied().filter(|key| self.acknowledged.contains(key));
             self.graces.extend(stored.map(|key| (due, key)));
         }
@@ -501,7 +543,13 @@ impl Core {
         let later = series.held.split_off(&next);
         let covered = std::mem::replace(&mut series.held, later);
         self.stats.durable += covered.len() as u64;
+        let place = |key| self.messages.get(key).and_then(|message| message.place);
+        let places: Vec<_> = covered.iter().filter_map(|(number, key)| Some((*number, place(key)?))).collect();
+        self.despool(incarnation, &places);
         for key in covered.into_values() {
+            if let Some(message) = self.messages.get_mut(&key) {
+                message.place = None;
+            }
             self.forget(key);
         }
     }
@@ -582,6 +630,7 @@ impl Core {
                 shard,
                 events,
                 tracks: BTreeMap::new(),
+                recovered: BTreeMap::new(),
                 recorded: false,
                 closing: None,
                 opening: None,
@@ -608,10 +657,13 @@ impl Core {
     fn series(&mut self, room: &RoomId, track: Option<&TrackId>, incarnation: u64) -> Option<&mut Series> {
         let room = self.rooms.get_mut(room)?;
         let series = match track {
-            None => &mut room.events,
-            Some(track) => &mut room.tracks.get_mut(track)?.series,
+            None => Some(&mut room.events),
+            Some(track) => room.tracks.get_mut(track).map(|track| &mut track.series),
         };
-        (series.incarnation.get() == incarnation).then_some(series)
+        match series.filter(|series| series.incarnation.get() == incarnation) {
+            Some(series) => Some(series),
+            None => room.recovered.get_mut(&Incarnation::new(incarnation)?),
+        }
     }
 
     fn close_batches_of(&mut self, room: &RoomId) {
@@ -673,8 +725,12 @@ impl Core {
             track: Some(track_id.clone()),
             incarnation,
             number: batch_no,
+            packets: (batch.first_packet_no, batch.next_packet_no() - 1),
             subject,
             trace_parent,
+            length: payload.len(),
+            is_loaded: true,
+            place: None,
             payload,
             sending: Sending::Queued,
             attempts: 0,
@@ -715,8 +771,12 @@ impl Core {
             track: None,
             incarnation,
             number: event_no,
+            packets: (0, 0),
             subject,
             trace_parent,
+            length: payload.len(),
+            is_loaded: true,
+            place: None,
             payload,
             sending: Sending::Queued,
             attempts: 0,
@@ -724,12 +784,12 @@ impl Core {
             stored: false,
             stored_at: Duration::ZERO,
         };
-        self.event_bytes += message.cost();
         let room = self.rooms.get_mut(room_id).expect("found above");
         room.events.next += 1;
         room.closed = closes_room;
         let before = room.unacknowledged;
-        if opens_room && before == 0 && room.opening.is_none() {
+        let is_first = before == 0 || event_no == 0 && room.tracks.is_empty();
+        if opens_room && is_first && room.opening.is_none() {
             // A cluster that meets a room's middle first does not know where it began.
             self.hold(message);
             let key = MessageKey(self.next_key - 1);
@@ -757,21 +817,30 @@ impl Core {
         let key = MessageKey(self.next_key);
         self.next_key += 1;
         self.bytes += message.cost();
+        if message.track.is_none() {
+            self.event_bytes += message.cost();
+        }
         let room = self.rooms.get_mut(&message.room).expect("callers make the room first");
         room.unacknowledged += 1;
         self.stats.unacknowledged += 1;
-        let series = match &message.track {
-            None => &mut room.events,
-            Some(track) => &mut room.tracks.get_mut(track).expect("callers make the track first").series,
-        };
-        series.held.insert(message.number, key);
+        let (track, incarnation, number) = (message.track.clone(), message.incarnation.get(), message.number);
+        let room_id = message.room.clone();
+        let is_new = message.place.is_none();
         self.messages.insert(key, message);
+        let series = self.series(&room_id, track.as_ref(), incarnation).expect("callers make the numbering first");
+        series.held.insert(number, key);
+        if is_new {
+            self.spool(key);
+        }
         key
     }
 
     /// Makes room for `cost` bytes of media, at the expense of what the broker has acknowledged.
     fn make_room(&mut self, cost: usize) -> bool {
         while self.bytes + cost > self.limits.buffer_bytes {
+            if self.unload_one() {
+                continue;
+            }
             let Some(&oldest) = self.acknowledged.first() else { return false };
             self.stats.evicted += 1;
             self.forget(oldest);
@@ -819,10 +888,14 @@ impl Core {
         let Some(message) = self.messages.remove(&key) else { return };
         self.acknowledged.remove(&key);
         self.bytes -= message.cost();
-        // What is in flight keeps its place in the window until it is answered.
-        if message.sending == Sending::Waiting {
+        self.refile(key);
+        // What is in flight or being read keeps its place in the window until it is answered.
+        if matches!(message.sending, Sending::Waiting | Sending::Ready) {
             self.window -= 1;
             self.retries.retain(|(_, waiting)| *waiting != key);
+        }
+        if let Some(place) = message.place {
+            self.despool(message.incarnation.get(), &[(message.number, place)]);
         }
         if let Some(series) = self.series(&message.room, message.track.as_ref(), message.incarnation.get()) {
             series.held.remove(&message.number);
@@ -843,6 +916,7 @@ impl Core {
         };
         for room in self.rooms.values_mut() {
             room.tracks.retain(|_, track| !is_over(track));
+            room.recovered.retain(|_, series| !series.held.is_empty());
         }
         let is_idle = |room: &Room| {
             room.holds_nothing() && room.tracks.values().all(|track| track.open.is_none() && track.gap.is_none())

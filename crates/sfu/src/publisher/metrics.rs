@@ -9,7 +9,7 @@ type Followed = (Counter<u64>, fn(&Stats) -> u64);
 
 /// The instruments of one publisher, and what they have been told.
 pub(super) struct Metrics {
-    counters: [Followed; 8],
+    counters: [Followed; 11],
     held_bytes: UpDownCounter<i64>,
     told: Stats,
 }
@@ -28,6 +28,9 @@ impl Metrics {
                 (counter("roomreel.sfu.replays", "{message}"), |stats| stats.replays),
                 (counter("roomreel.sfu.evicted", "{message}"), |stats| stats.evicted),
                 (counter("roomreel.sfu.dropped_packets", "{packet}"), |stats| stats.dropped_packets),
+                (counter("roomreel.sfu.spooled", "{message}"), |stats| stats.spooled),
+                (counter("roomreel.sfu.not_spooled", "{message}"), |stats| stats.not_spooled),
+                (counter("roomreel.sfu.recovered", "{message}"), |stats| stats.recovered),
             ],
             held_bytes: meter.i64_up_down_counter("roomreel.sfu.held_bytes").with_unit("By").build(),
             told: Stats::default(),

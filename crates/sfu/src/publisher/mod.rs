@@ -8,6 +8,7 @@ pub mod core;
 pub mod messages;
 mod metrics;
 mod shell;
+pub mod spool;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +130,14 @@ pub struct Stats {
     pub held_bytes: u64,
     /// Messages the log has not acknowledged yet.
     pub unacknowledged: u64,
+    /// Messages written to the spool.
+    pub spooled: u64,
+    /// Messages the spool did not take: it was full, or could not keep up.
+    pub not_spooled: u64,
+    /// Times that a message's bytes were left to the spool, for memory's sake.
+    pub unloaded: u64,
+    /// Messages that an earlier process left in the spool.
+    pub recovered: u64,
 }
 
 /// What the cluster asks an SFU to do.
@@ -215,9 +224,36 @@ impl Publisher {
         config: PublisherConfig,
         commands: Arc<dyn SfuCommands>,
     ) -> Self {
+        let shared = Arc::new(shell::Shared::new(&config));
+        Self::run(log, bus, config, commands, shared)
+    }
+
+    /// Starts publishing with a spool: what memory cannot hold, and what is not durable when the process dies, is kept in
+    /// files. What an earlier process left there is published first, under its old numbers. Needs a Tokio runtime; opening
+    /// a spool that holds much takes a moment.
+    ///
+    /// # Errors
+    /// [`spool::Error`]: there is no spool, and nothing is started.
+    pub fn start_spooled(
+        log: Arc<dyn RoomLog>,
+        bus: Arc<dyn Bus>,
+        config: PublisherConfig,
+        commands: Arc<dyn SfuCommands>,
+        spool: &spool::SpoolConfig,
+    ) -> Result<Self, spool::Error> {
+        let shared = shell::Shared::spooled(&config, spool)?;
+        Ok(Self::run(log, bus, config, commands, shared))
+    }
+
+    fn run(
+        log: Arc<dyn RoomLog>,
+        bus: Arc<dyn Bus>,
+        config: PublisherConfig,
+        commands: Arc<dyn SfuCommands>,
+        shared: Arc<shell::Shared>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let flush_limit = config.flush_limit;
-        let shared = Arc::new(shell::Shared::new(&config));
         tokio::spawn(shell::send(shared.clone(), log, stop.clone()));
         tokio::spawn(back_channel::heartbeat(shared.clone(), bus.clone(), config.clone(), stop.clone()));
         tokio::spawn(back_channel::listen(shared.clone(), bus.clone(), config.clone(), stop.clone()));

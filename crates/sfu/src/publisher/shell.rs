@@ -3,7 +3,8 @@
 //! Owns the clock and the appends in flight. Does not decide anything about messages.
 
 use std::future::pending;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::PublisherConfig;
 use super::core::Core;
 use super::metrics::Metrics;
+use super::spool::{self, Done, Files, Job, SpoolConfig};
 
 /// The core with what wakes its users. The lock is held for a few microseconds and never across an await.
 pub(super) struct Shared {
@@ -28,13 +30,62 @@ pub(super) struct Shared {
     started: Instant,
     work: Notify,
     progress: Notify,
+    /// Jobs for the spool's thread.
+    spool: Option<SyncSender<Job>>,
 }
 
 impl Shared {
     pub(super) fn new(config: &PublisherConfig) -> Self {
         let (tenant, sfu) = (config.tenant.clone(), config.sfu.clone());
         let core = Core::new(config.limits.clone(), tenant, sfu, config.shards, StdRng::from_os_rng());
-        Self { core: Mutex::new(core), started: Instant::now(), work: Notify::new(), progress: Notify::new() }
+        let (work, progress) = (Notify::new(), Notify::new());
+        Self { core: Mutex::new(core), started: Instant::now(), work, progress, spool: None }
+    }
+
+    /// With a spool, whose thread ends with it.
+    pub(super) fn spooled(config: &PublisherConfig, spool: &SpoolConfig) -> Result<Arc<Self>, spool::Error> {
+        let (files, recovered) = Files::open(spool, &config.tenant, &config.sfu)?;
+        let mut result = Ok(());
+        let shared = Arc::new_cyclic(|weak: &Weak<Self>| {
+            let weak = weak.clone();
+            let done = move |done| {
+                if let Some(shared) = weak.upgrade() {
+                    shared.with(|core, _| match done {
+                        Done::Written(key, place) => core.on_spooled(key, place),
+                        Done::NotWritten(key) => core.on_not_spooled(key),
+                        Done::Read(key, payload) => core.on_read(key, payload),
+                    });
+                    shared.wake();
+                }
+            };
+            let mut shared = Self::new(config);
+            match spool::start(files, done) {
+                Ok(jobs) => shared.spool = Some(jobs),
+                Err(source) => result = Err(spool::Error::Io { path: spool.dir.clone(), source }),
+            }
+            shared.with(|core, _| {
+                core.use_spool();
+                core.recover(recovered);
+            });
+            shared
+        });
+        result.map(|()| shared)
+    }
+
+    /// Gives the spool's thread what the core has for it.
+    fn spool(&self) {
+        let Some(jobs) = &self.spool else { return };
+        self.with(|core, _| {
+            while let Some(job) = core.next_job() {
+                let refused = match jobs.try_send(job) {
+                    Ok(()) => continue,
+                    Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+                };
+                if !core.put_back(refused) {
+                    break;
+                }
+            }
+        });
     }
 
     /// Runs `action` on the core at this time.
@@ -72,6 +123,7 @@ pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: Cance
             let next: Vec<_> = std::iter::from_fn(|| core.poll(now)).collect();
             (next, core.next_due(), core.stats())
         });
+        shared.spool();
         metrics.tell(stats);
         for mut send in next {
             let log = log.clone();
