@@ -71,6 +71,12 @@ impl Parts {
         self.length
     }
 
+    /// Bytes that have not been given out.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
     /// Adds bytes at the end.
     pub fn append(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;

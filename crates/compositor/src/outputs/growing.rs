@@ -4,7 +4,8 @@
 //! the caller takes it, which it does after each slice and each window.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use roomreel_shared::key::{Key, RecordingKeys};
@@ -27,14 +28,18 @@ pub(super) enum Content {
     End(Remainder),
 }
 
-/// Where pieces are put.
-#[derive(Debug, Clone)]
-pub(super) struct Pieces(Sender<Piece>);
+/// Where pieces wait: those of one slice or window, then they are taken.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pieces {
+    waiting: Arc<Mutex<Vec<Piece>>>,
+    /// Bytes that files hold back.
+    held: Arc<AtomicUsize>,
+}
 
 impl Pieces {
-    pub(super) fn new() -> (Self, Receiver<Piece>) {
-        let (sender, receiver) = mpsc::channel();
-        (Self(sender), receiver)
+    /// Those that wait, in order.
+    pub(super) fn take(&self) -> Vec<Piece> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts a small file there whole.
@@ -51,8 +56,12 @@ impl Pieces {
     }
 
     fn put(&self, key: Key, content: Content) {
-        // Nobody receives when the render is being dropped; then nothing is lost with it.
-        let _ = self.0.send(Piece { key, content });
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Piece { key, content });
+    }
+
+    /// Bytes that growing files hold back.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// A file that grows.
@@ -68,8 +77,15 @@ pub(super) struct GrowingFile {
     parts: Parts,
 }
 
+impl Drop for GrowingFile {
+    fn drop(&mut self) {
+        self.pieces.held.fetch_sub(self.parts.held(), Ordering::Relaxed);
+    }
+}
+
 impl ByteSink for GrowingFile {
     fn write_at(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let before = self.parts.held();
         // A header that is written again may end with the file.
         let known = self.parts.length().saturating_sub(position).min(bytes.len() as u64) as usize;
         if !self.parts.change(position, &bytes[..known]) {
@@ -79,11 +95,15 @@ impl ByteSink for GrowingFile {
         while let Some(part) = self.parts.pop() {
             self.pieces.part(self.key.clone(), part);
         }
+        self.pieces.held.fetch_add(self.parts.held(), Ordering::Relaxed);
+        self.pieces.held.fetch_sub(before, Ordering::Relaxed);
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.pieces.end(self.key, self.parts.finish(Bytes::new()));
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        self.pieces.held.fetch_sub(self.parts.held(), Ordering::Relaxed);
+        let rest = std::mem::take(&mut self.parts).finish(Bytes::new());
+        self.pieces.end(self.key.clone(), rest);
         Ok(())
     }
 }

@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -130,7 +129,7 @@ pub struct Outputs {
     works: Alone<Option<Box<Works>>>,
     is_done: bool,
     next_slice: u64,
-    pieces: Alone<Receiver<growing::Piece>>,
+    pieces: Pieces,
     uploads: BTreeMap<Key, FileUpload>,
     ready: BTreeSet<Key>,
 }
@@ -147,15 +146,15 @@ impl Outputs {
         names: Names,
         configs: (&VideoConfig, &AudioConfig),
     ) -> Result<Self, Error> {
-        let (sender, pieces) = Pieces::new();
-        let works = Works::new(spec, names, &keys, configs, sender)?;
+        let pieces = Pieces::default();
+        let works = Works::new(spec, names, &keys, configs, pieces.clone())?;
         Ok(Self {
             store,
             composite: spec.id.clone(),
             works: Alone(Some(Box::new(works))),
             is_done: false,
             next_slice: 0,
-            pieces: Alone(pieces),
+            pieces,
             uploads: BTreeMap::new(),
             ready: BTreeSet::new(),
             keys,
@@ -274,7 +273,7 @@ impl Outputs {
     }
 
     fn sort_pieces(&mut self) {
-        while let Ok(piece) = self.pieces.get().try_recv() {
+        for piece in self.pieces.take() {
             let upload = || FileUpload::new(self.store.clone(), piece.key.clone());
             let upload = self.uploads.entry(piece.key.clone()).or_insert_with(upload);
             match piece.content {

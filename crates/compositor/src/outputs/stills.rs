@@ -72,7 +72,7 @@ impl Still {
         video.set_color_range(ffmpeg::color::Range::JPEG);
         video.set_time_base(Rational(1, 1));
         video.set_aspect_ratio(Rational(1, 1));
-        video.set_global_quality(JPEG_QUALITY * ffi::FF_QP2LAMBDA as i32);
+        video.set_global_quality(JPEG_QUALITY * ffi::FF_QP2LAMBDA);
         // SAFETY: the context is allocated and not yet open; this is a plain field of it.
         unsafe {
             (*video.as_mut_ptr()).thread_count = 1;
@@ -82,7 +82,7 @@ impl Still {
         frame.set_pts(Some(0));
         // SAFETY: the frame is allocated; this is a plain field of it.
         unsafe {
-            (*frame.as_mut_ptr()).quality = JPEG_QUALITY * ffi::FF_QP2LAMBDA as i32;
+            (*frame.as_mut_ptr()).quality = JPEG_QUALITY * ffi::FF_QP2LAMBDA;
         }
         encoder.send_frame(&frame).map_err(gave_up)?;
         encoder.send_eof().map_err(gave_up)?;

@@ -157,6 +157,11 @@ async fn every_output_is_whole_and_as_long_as_the_recording() {
     for file in files.iter().filter(|file| !file.starts_with("tracks/")) {
         let length = if file.ends_with("storyboard.vtt") { LENGTH_S } else { look_at(&path(file)) };
         let has_length = [".mp4", ".webm", ".m4a", ".mp3", ".ogg"].iter().any(|extension| file.ends_with(extension));
+        if file.ends_with(".mp4") || file.ends_with(".webm") {
+            let first = ["-v", "warning", "-select_streams", "v", "-show_entries", "packet=pts_time", "-of", "csv=p=0"];
+            let first = run("ffprobe", &[&first[..], &["-read_intervals", "%+#1", &path(file)]].concat());
+            assert_eq!(first.trim().trim_end_matches(',').parse(), Ok(0.0), "{file}");
+        }
         if has_length {
             // A frame of the composite takes 100 ms, the last one of sound 21.
             assert!((length - LENGTH_S).abs() < 0.03, "{file}: {length}");

@@ -29,6 +29,9 @@ const USUAL_OPUS_BITRATE: u32 = 96_000;
 /// MP3, bits per second, unless it is said.
 const USUAL_MP3_BITRATE: u32 = 128_000;
 
+/// Most bytes that files hold back: what a hundred tracks and every output take.
+const MAX_HELD_BYTES: usize = 1 << 30;
+
 /// A file that is joined from the slices as they are.
 struct Joined {
     key: Key,
@@ -167,7 +170,16 @@ impl Works {
         if let Some((_, captions)) = &mut self.captions {
             captions.push_window(window);
         }
-        Ok(self.tracks.iter_mut().try_for_each(|tracks| tracks.push_window(window))?)
+        self.tracks.iter_mut().try_for_each(|tracks| tracks.push_window(window))?;
+        if self.pieces.held() > MAX_HELD_BYTES {
+            self.tracks.clear();
+            let why = format!(
+                "window {}: too many tracks to export them beside a render; `roomreel export` does",
+                header.window
+            );
+            self.notes.insert(why);
+        }
+        Ok(())
     }
 
     /// Pictures that can be chosen now that every slice has been taken in.
@@ -207,7 +219,10 @@ impl Works {
                 captions.cut(from_us, to_us);
             }
             self.pieces.whole(self.names.key(output, ".vtt")?, captions.webvtt().into());
-            self.pieces.whole(self.names.key(output, ".srt")?, captions.srt().into());
+            // WebVTT without cues is one; SubRip has nothing to tell itself by.
+            if captions.count().0 > 0 {
+                self.pieces.whole(self.names.key(output, ".srt")?, captions.srt().into());
+            }
         }
         for tracks in self.tracks {
             let (_, notes) = tracks.finish()?;
