@@ -15,7 +15,7 @@ use roomreel_shared::id::{PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId}
 use roomreel_shared::policy::{Policy, Refusal, Role};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
-use roomreel_shared::time::LogTime;
+use roomreel_shared::time::{LogTime, RoomTime};
 
 /// Most rooms known at once; a closed one makes room for a new one.
 pub const MAX_ROOMS: usize = 100_000;
@@ -49,6 +49,8 @@ pub struct Session {
     pub sequence: u64,
     /// When the broker stored it.
     pub log_time: LogTime,
+    /// When it happened, on the SFU's clock.
+    pub time: RoomTime,
     /// The event was a RoomCreated. Otherwise the log no longer holds the beginning, and nothing begins unasked.
     pub whole: bool,
 }
@@ -318,7 +320,13 @@ impl Rooms {
         };
         if opens {
             self.make_room_for(&key)?;
-            let session = Session { opened: written, sequence: entry.sequence, log_time: entry.time, whole: creates };
+            let session = Session {
+                opened: written,
+                sequence: entry.sequence,
+                log_time: entry.time,
+                time: event.time,
+                whole: creates,
+            };
             let policy = match &event.kind {
                 EventKind::RoomCreated { policy: Some(policy), .. } => policy.clone(),
                 _ => self.default_policy.clone(),
@@ -326,6 +334,7 @@ impl Rooms {
             self.rooms.insert(key.clone(), Room::open(session, policy));
         }
         let room = self.rooms.get_mut(&key).expect("it was there or has just been inserted");
+        room.find_beginning(&event, written);
         if room.closed.is_some() {
             // What trails behind a RoomClosed belongs to no session.
             return Ok(());
@@ -366,6 +375,20 @@ impl Rooms {
 }
 
 impl Room {
+    /// The RoomCreated of a session that is known by later events: the log lost it and has it again, further on.
+    fn find_beginning(&mut self, event: &RoomEvent, written: EventRef) {
+        let is_own = !self.session.whole && self.session.opened.incarnation == written.incarnation;
+        if let EventKind::RoomCreated { policy, .. } = &event.kind
+            && is_own
+        {
+            self.session = Session { opened: written, time: event.time, whole: true, ..self.session.clone() };
+            if let Some(policy) = policy {
+                self.initial_policy = policy.clone();
+                self.policy_written = None;
+            }
+        }
+    }
+
     fn apply(&mut self, kind: EventKind, written: EventRef, log_time: LogTime) -> Result<(), Refused> {
         match kind {
             EventKind::RoomCreated { host, policy, .. } => {
@@ -549,6 +572,26 @@ mod tests {
     fn a_room_whose_beginning_is_no_longer_in_the_log_is_known_but_not_whole() {
         let mut log = Log::new();
         log.ok(producer_created());
+        assert!(!log.room().session.whole);
+    }
+
+    #[test]
+    fn a_beginning_that_the_log_has_again_makes_a_room_whole() {
+        let mut log = Log::new();
+        log.event_no = 1;
+        log.ok(producer_created());
+        let sequence = log.room().session.sequence;
+        log.event_no = 0;
+        log.ok(room_created(Some(auto())));
+        let room = log.room();
+        assert!(room.session.whole && room.policy.auto_record && room.initial_policy.auto_record && room.had_producer);
+        assert_eq!(room.session.opened, EventRef { incarnation: 9, event_no: 0 });
+        assert_eq!(room.session.sequence, sequence, "it is read from where it is first heard of");
+        // Another start of the SFU is no beginning of this session.
+        let mut log = Log::new();
+        log.ok(producer_created());
+        (log.incarnation, log.event_no) = (10, 0);
+        log.ok(room_created(None));
         assert!(!log.room().session.whole);
     }
 

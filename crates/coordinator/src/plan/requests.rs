@@ -1,6 +1,7 @@
 //! What requests of the API come to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use roomreel_shared::cluster::{ActiveRecording, FoldSpec};
 use roomreel_shared::composite::CompositeSpec;
@@ -16,7 +17,15 @@ use crate::rooms::{Room, RoomKey};
 /// Stops that were asked for in this plan, and by whom.
 pub type Wishes = BTreeMap<RecordingId, String>;
 
+/// An SFU's clock may be off the log's by this before it is not believed.
+const CLOCKS_APART: Duration = Duration::from_secs(3600);
+/// What an id says beside its time.
+const CAUSE_CHARS: usize = 16;
+
 /// The id of the recording that `cause` starts in a session of a room: the same whoever decides it, and however often.
+///
+/// A broker that lost the session's first event and has it again gives it another log time, so the time is the SFU's where
+/// that can be believed.
 #[must_use]
 pub fn recording_id(key: &RoomKey, room: &Room, cause: &str) -> RecordingId {
     let session = &room.session;
@@ -26,8 +35,31 @@ pub fn recording_id(key: &RoomKey, room: &Room, cause: &str) -> RecordingId {
     }
     hasher.update(&session.opened.incarnation.to_le_bytes()).update(&session.opened.event_no.to_le_bytes());
     let random = u128::from_le_bytes(hasher.finalize().as_bytes()[..16].try_into().expect("a hash has 32 bytes"));
-    let created_ms = u64::try_from(session.log_time.as_micros()).unwrap_or(0) / 1000;
-    RecordingId::generate(created_ms, random)
+    let (stored, happened) = (session.log_time.as_micros(), session.time.as_micros());
+    let is_believable = u128::from(stored.abs_diff(happened)) <= CLOCKS_APART.as_micros();
+    let created_us = if is_believable { happened } else { stored };
+    RecordingId::generate(u64::try_from(created_us).unwrap_or(0) / 1000, random)
+}
+
+/// Recordings that are known, under whatever time, by what else their ids say.
+struct Known<'a>(BTreeMap<&'a str, &'a RecordingId>);
+
+impl<'a> Known<'a> {
+    fn of(world: &World<'a>, memory: &'a Memory) -> Self {
+        let ids = world.alive.recordings.keys().chain(memory.finished.keys());
+        Self(ids.map(|id| (cause_of(id), id)).collect())
+    }
+
+    /// The id under which the recording is known, or its own.
+    fn id(&self, id: RecordingId, room: &Room) -> RecordingId {
+        let in_log = room.recordings.keys().find(|known| cause_of(known) == cause_of(&id));
+        self.0.get(cause_of(&id)).copied().or(in_log).cloned().unwrap_or(id)
+    }
+}
+
+fn cause_of(id: &RecordingId) -> &str {
+    let id = id.as_str();
+    id.len().checked_sub(CAUSE_CHARS).and_then(|at| id.get(at..)).unwrap_or(id)
 }
 
 /// A recording about to be started.
@@ -90,7 +122,7 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions:
     let mut stops = Wishes::new();
     // Without the rooms nobody's role is known: requests wait.
     let Some(rooms) = world.rooms else { return stops };
-    let recorded = recorded(world);
+    let (recorded, known) = (recorded(world), Known::of(world, memory));
     let mut starting = BTreeSet::new();
     for (request_id, request) in world.alive.requests.iter().filter(|(_, request)| request.outcome.is_none()) {
         let decision = match &request.wish {
@@ -100,7 +132,7 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions:
                     // Another request starts one in this plan; the next plan says which.
                     Some(_) if starting.contains(&key) => Ok(None),
                     Some(room) => {
-                        let id = recording_id(&key, room, request_id);
+                        let id = known.id(recording_id(&key, room, request_id), room);
                         let composites = composites.clone().unwrap_or_else(|| limits.composites.clone());
                         let granted = decide_start(world, memory, recorded.get(&key), room, &id, request);
                         if granted == Ok(None) {
@@ -223,7 +255,7 @@ fn start_unasked(
     world: &World<'_>,
     memory: &Memory,
     limits: &Limits,
-    recorded: &Recorded<'_>,
+    (recorded, known): (&Recorded<'_>, &Known<'_>),
     starting: &BTreeSet<RoomKey>,
     actions: &mut Vec<Action>,
 ) {
@@ -233,9 +265,9 @@ fn start_unasked(
         if !wanted || starting.contains(key) {
             continue;
         }
-        let id = recording_id(key, room, "auto");
-        let known = world.alive.recordings.contains_key(&id) || memory.finished.contains_key(&id);
-        if known || recorded.contains_key(key) {
+        let id = known.id(recording_id(key, room, "auto"), room);
+        let is_known = world.alive.recordings.contains_key(&id) || memory.finished.contains_key(&id);
+        if is_known || recorded.contains_key(key) {
             continue;
         }
         let from = Some(room.session.opened);
