@@ -2,18 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use roomreel_backends::objects::DirectoryStore;
-use roomreel_compositor::join::{Join, Joiner};
+use roomreel_compositor::join::{Joiner, Remainder};
 use roomreel_compositor::mux::{fragment, init_segment};
 use roomreel_compositor::render::RenderCore;
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::look::Look;
-use roomreel_shared::ports::ObjectStore;
+use roomreel_shared::ports::ObjectStore as _;
 use roomreel_shared::window::Window;
 use serde::{Deserialize, Serialize};
 
@@ -69,12 +68,13 @@ impl Render {
     /// In that process.
     pub async fn perform(self) -> Result<()> {
         let bucket = DirectoryStore::open(&self.bucket)?;
-        let output: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::open(&self.output)?);
+        let output = DirectoryStore::open(&self.output)?;
         let (keys, id) = (self.keys(), self.composite.id.clone());
         let mut core = RenderCore::new(self.composite, self.fold)?;
         let (video, audio) = (core.video_config().context("an encoder")?, core.audio_config().context("an encoder")?);
         output.put(&keys.init(&id), init_segment(&video, &audio)).await?;
-        let mut join = Join::new(output.clone(), keys.composite_mp4(&id), Joiner::new(video, audio));
+        let mut joiner = Joiner::new(Some(video), audio);
+        let mut parts = Vec::new();
         let mut number = 0;
         while !core.is_finished() {
             let window = Window::parse(bucket.get(&keys.window(number)).await?)?;
@@ -82,11 +82,18 @@ impl Render {
             core.push_window(&window)?;
             while let Some(slice) = core.next_slice()? {
                 output.put(&keys.slice(&id, slice.encoded.number), fragment(&slice.encoded)).await?;
-                join.push(&slice.encoded)?;
-                join.flush().await?;
+                parts.extend(joiner.push(&slice.encoded)?);
             }
         }
-        join.finish().await?;
+        let file = match joiner.finish(None) {
+            Remainder::Whole(file) => file,
+            Remainder::Parts(rest) => {
+                parts.extend(rest);
+                parts.sort_by_key(|part| part.number);
+                parts.iter().flat_map(|part| part.body.iter().copied()).collect()
+            }
+        };
+        output.put(&keys.composite_mp4(&id), file).await?;
         Ok(())
     }
 }
