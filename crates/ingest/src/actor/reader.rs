@@ -1,4 +1,6 @@
-//! Reads a room's log from its own position and pays for each entry before the room's actor gets it.
+//! Reads a room's log from its own position and pays for entries before the room's actor gets them.
+//!
+//! What has come already goes to the actor together: waking it costs more than folding an entry does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,13 +19,15 @@ use crate::commit::backoff;
 const PERMIT_BYTES: usize = 256;
 /// What an entry costs besides its payload.
 const ENTRY_BYTES: usize = 512;
+/// Most entries that go to the actor together.
+const CHUNK: usize = 64;
 
 /// Bytes that a room, and all rooms of the node, may hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
     room: Arc<Semaphore>,
     node: Arc<Semaphore>,
-    /// Most permits that one entry can need.
+    /// Most permits that entries which come together can need.
     most: u32,
     /// An entry waits for bytes.
     pub(crate) is_short: Arc<AtomicBool>,
@@ -38,7 +42,7 @@ fn permits(bytes: usize) -> usize {
     (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS >> 1)
 }
 
-/// Bytes that an entry holds while it is in memory.
+/// Bytes that entries hold while they are in memory.
 #[derive(Debug)]
 pub(crate) struct Paid {
     room: OwnedSemaphorePermit,
@@ -51,6 +55,17 @@ impl Paid {
         self.room.merge(other.room);
         self.node.merge(other.node);
     }
+
+    /// The part of an entry with a payload of `bytes`, or what there is.
+    pub(crate) fn split(&mut self, bytes: usize) -> Option<Self> {
+        let cost = cost(bytes).min(self.room.num_permits());
+        Some(Self { room: self.room.split(cost)?, node: self.node.split(cost)? })
+    }
+}
+
+/// Permits for an entry with a payload of `bytes`.
+fn cost(bytes: usize) -> usize {
+    (bytes + ENTRY_BYTES).div_ceil(PERMIT_BYTES)
 }
 
 impl Budget {
@@ -60,9 +75,9 @@ impl Budget {
         Self { room: Arc::new(Semaphore::new(room)), node, most, is_short: Arc::default() }
     }
 
-    /// Waits until `bytes` may be held; `None` never happens while the node lives.
-    async fn pay(&self, bytes: usize) -> Option<Paid> {
-        let cost = u32::try_from((bytes + ENTRY_BYTES).div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX).min(self.most);
+    /// Waits until entries of this cost may be held; `None` never happens while the node lives.
+    async fn pay(&self, cost: usize) -> Option<Paid> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(self.most);
         let try_now = || {
             let room = self.room.clone().try_acquire_many_owned(cost).ok()?;
             Some(Paid { room, node: self.node.clone().try_acquire_many_owned(cost).ok()? })
@@ -93,20 +108,25 @@ pub(crate) async fn read(
     loop {
         let opened = open(&*log, shard, &filter, &mut position, &spec, &room, generation).await;
         let error = match opened {
-            Ok(mut entries) => loop {
-                match entries.next().await {
-                    Some(Ok(entry)) => {
+            Ok(entries) => {
+                let mut chunks = entries.ready_chunks(CHUNK);
+                loop {
+                    let Some(chunk) = chunks.next().await else { break None };
+                    let (entries, error) = until_error(chunk);
+                    if let Some(last) = entries.last() {
                         failures = 0;
-                        position = entry.sequence + 1;
-                        let Some(paid) = budget.pay(entry.payload.len()).await else { return };
-                        if room.cast(RoomMessage::Entry { generation, entry, paid }).is_err() {
+                        position = last.sequence + 1;
+                        let cost = entries.iter().map(|entry| cost(entry.payload.len())).sum();
+                        let Some(paid) = budget.pay(cost).await else { return };
+                        if room.cast(RoomMessage::Entries { generation, entries, paid }).is_err() {
                             return;
                         }
                     }
-                    Some(Err(error)) => break Some(error),
-                    None => break None,
+                    if error.is_some() {
+                        break error;
+                    }
                 }
-            },
+            }
             Err(error) => Some(error),
         };
         failures += 1;
@@ -116,6 +136,18 @@ pub(crate) async fn read(
         }
         tokio::time::sleep(backoff(failures)).await;
     }
+}
+
+/// The entries before the first error, and the error.
+fn until_error(chunk: Vec<Result<LogEntry, LogError>>) -> (Vec<LogEntry>, Option<LogError>) {
+    let mut entries = Vec::with_capacity(chunk.len());
+    for item in chunk {
+        match item {
+            Ok(entry) => entries.push(entry),
+            Err(error) => return (entries, Some(error)),
+        }
+    }
+    (entries, None)
 }
 
 async fn open(
@@ -136,4 +168,34 @@ async fn open(
         let _ = room.cast(RoomMessage::Rewound { generation });
     }
     log.read(shard, filter, *position).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_paid_for_together_is_given_back_entry_by_entry() {
+        let node = node_budget(1 << 20);
+        let all = node.available_permits();
+        let budget = Budget::new(1 << 20, node.clone());
+        let mut paid = budget.pay(cost(1_000) + cost(50_000)).await.expect("the node lives");
+        let first = paid.split(1_000).expect("it was paid for");
+        drop(paid.split(50_000));
+        assert_eq!(node.available_permits(), all - cost(1_000));
+        drop((first, paid));
+        assert_eq!((node.available_permits(), budget.room.available_permits()), (all, all));
+    }
+
+    #[tokio::test]
+    async fn entries_above_the_whole_budget_take_it_all() {
+        let node = node_budget(4 * PERMIT_BYTES);
+        let budget = Budget::new(1 << 20, node.clone());
+        let mut paid = budget.pay(cost(100_000) + cost(1)).await.expect("the node lives");
+        assert_eq!(node.available_permits(), 0);
+        let first = paid.split(100_000).expect("it was paid for");
+        assert!(paid.split(1).is_some(), "the second entry goes with what is left: nothing");
+        drop(first);
+        assert_eq!(node.available_permits(), 4);
+    }
 }

@@ -50,8 +50,8 @@ pub(crate) struct RoomArguments {
 pub(crate) enum RoomMessage {
     /// The end of the chain was read.
     Loaded { generation: u64, loaded: Loaded },
-    /// The next entry of the log.
-    Entry { generation: u64, entry: LogEntry, paid: Paid },
+    /// The next entries of the log, paid for together.
+    Entries { generation: u64, entries: Vec<LogEntry>, paid: Paid },
     /// The log is read from an earlier place from here on.
     Rewound { generation: u64 },
     /// A track asks or answers.
@@ -66,12 +66,20 @@ pub(crate) enum RoomMessage {
     Drain,
 }
 
+/// What the reader says, in its order.
+enum Read {
+    Entry(LogEntry),
+    /// What follows is from an earlier place.
+    Rewound,
+}
+
 /// The fold and everything that stands and falls with it.
 struct Folding {
     fold: RoomFold,
     tracks: BTreeMap<TrackKey, Slot>,
-    inbox: VecDeque<(LogEntry, Paid)>,
-    rewound: bool,
+    inbox: VecDeque<Read>,
+    /// What the inbox holds.
+    waiting: Option<Paid>,
     /// What the open window's entries hold.
     open: Option<Paid>,
     open_bytes: u64,
@@ -186,15 +194,16 @@ impl Actor for RoomActor {
             RoomMessage::Loaded { generation, loaded } if generation == state.generation => {
                 state.on_loaded(&myself, loaded).await?;
             }
-            RoomMessage::Entry { generation, entry, paid } if generation == state.generation => {
+            RoomMessage::Entries { generation, entries, paid } if generation == state.generation => {
                 if let Some(folding) = &mut state.folding {
-                    folding.inbox.push_back((entry, paid));
+                    folding.inbox.extend(entries.into_iter().map(Read::Entry));
+                    merge(&mut folding.waiting, paid);
                 }
                 state.pump(&myself).await?;
             }
             RoomMessage::Rewound { generation } if generation == state.generation => {
                 if let Some(folding) = &mut state.folding {
-                    folding.rewound = true;
+                    folding.inbox.push_back(Read::Rewound);
                 }
             }
             RoomMessage::Track { key, generation, outputs } => {
@@ -290,7 +299,7 @@ impl RoomState {
             fold,
             tracks: BTreeMap::new(),
             inbox: VecDeque::new(),
-            rewound: false,
+            waiting: None,
             open: None,
             open_bytes: 0,
             committing: None,
@@ -304,43 +313,62 @@ impl RoomState {
 
     /// Feeds what may be fed now.
     async fn pump(&mut self, myself: &ActorRef<RoomMessage>) -> Result<(), ActorProcessingErr> {
+        let mut outputs = Vec::new();
         while let Some(folding) = &mut self.folding {
             if folding.fold.is_waiting() || !folding.sealed.is_empty() {
-                return Ok(());
+                break;
             }
-            let Some((entry, paid)) = folding.inbox.pop_front() else { return Ok(()) };
-            if std::mem::take(&mut folding.rewound) {
-                folding.fold.on_rewound();
-            }
-            match &mut folding.open {
-                Some(open) => open.merge(paid),
-                open => *open = Some(paid),
+            let entry = match folding.inbox.pop_front() {
+                Some(Read::Entry(entry)) => entry,
+                Some(Read::Rewound) => {
+                    folding.fold.on_rewound();
+                    continue;
+                }
+                None => break,
+            };
+            if let Some(paid) = folding.waiting.as_mut().and_then(|waiting| waiting.split(entry.payload.len())) {
+                merge(&mut folding.open, paid);
             }
             let bytes = entry.payload.len() as u64;
             folding.open_bytes += bytes;
             self.folded_bytes += bytes;
             self.load.fetch_add(bytes, Ordering::Relaxed);
-            let mut outputs = Vec::new();
             folding.fold.on_entry(entry, &mut outputs);
-            self.perform(myself, outputs).await?;
+            self.note(myself, &mut outputs).await?;
         }
+        self.tell_tracks();
         Ok(())
     }
 
     async fn perform(
         &mut self,
         myself: &ActorRef<RoomMessage>,
-        outputs: Vec<RoomOutput>,
+        mut outputs: Vec<RoomOutput>,
     ) -> Result<(), ActorProcessingErr> {
-        for output in outputs {
+        self.note(myself, &mut outputs).await?;
+        self.tell_tracks();
+        Ok(())
+    }
+
+    /// Tells the tracks what was noted for them.
+    fn tell_tracks(&mut self) {
+        let Some(folding) = &mut self.folding else { return };
+        folding.tracks.values_mut().for_each(Slot::tell);
+    }
+
+    /// Performs all but for the telling of tracks, which are told once for many entries.
+    async fn note(
+        &mut self,
+        myself: &ActorRef<RoomMessage>,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> Result<(), ActorProcessingErr> {
+        for output in outputs.drain(..) {
             match output {
                 RoomOutput::OpenTrack(open) => self.open_track(myself, open).await?,
                 RoomOutput::ToTrack(key, input) => {
                     let slot = self.folding.as_mut().and_then(|folding| folding.tracks.get_mut(&key));
                     if let Some(slot) = slot {
-                        slot.journal.push(input.clone());
-                        // A failed actor does not take it; its successor gets the journal.
-                        let _ = slot.actor.cast(input);
+                        slot.note(input);
                     }
                 }
                 RoomOutput::Commit(window) => self.on_sealed(myself, window),
@@ -404,6 +432,7 @@ impl RoomState {
             generation: self.tracks_begun,
             open,
             journal: Vec::new(),
+            told: 0,
             handled,
             failures: (0, 0),
             told_invalid: false,
@@ -424,10 +453,8 @@ impl RoomState {
         failed.on_failed();
         self.open_track(myself, failed.open).await?;
         if let Some(slot) = self.folding.as_mut().and_then(|folding| folding.tracks.get_mut(key)) {
-            for input in &failed.journal {
-                let _ = slot.actor.cast(input.clone());
-            }
             slot.journal = failed.journal;
+            slot.tell();
             slot.failures = failed.failures;
             slot.told_invalid = failed.told_invalid;
         }
@@ -624,5 +651,12 @@ impl RoomState {
                 _ => 0,
             },
         });
+    }
+}
+
+fn merge(into: &mut Option<Paid>, paid: Paid) {
+    match into {
+        Some(held) => held.merge(paid),
+        held => *held = Some(paid),
     }
 }

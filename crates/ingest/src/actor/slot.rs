@@ -13,12 +13,14 @@ const POISON_AFTER: u32 = 3;
 
 /// A running track.
 pub(super) struct Slot {
-    pub(super) actor: ActorRef<TrackInput>,
+    pub(super) actor: ActorRef<Vec<TrackInput>>,
     pub(super) generation: u64,
     /// What it began the window with.
     pub(super) open: OpenTrack,
-    /// What it was told since; kept so that it can begin again.
+    /// What is for it since; kept so that it can begin again.
     pub(super) journal: Vec<TrackInput>,
+    /// What of that it was told; the rest goes to it with the next [`Slot::tell`].
+    pub(super) told: usize,
     pub(super) handled: Arc<AtomicUsize>,
     /// Failures, and the input they happened at.
     pub(super) failures: (u32, usize),
@@ -27,6 +29,21 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// This is for the track.
+    pub(super) fn note(&mut self, input: TrackInput) {
+        self.journal.push(input);
+    }
+
+    /// Tells it what was noted, all at once.
+    pub(super) fn tell(&mut self) {
+        let untold = &self.journal[self.told..];
+        if !untold.is_empty() {
+            // A failed actor does not take it; its successor gets the journal.
+            let _ = self.actor.cast(untold.to_vec());
+            self.told = self.journal.len();
+        }
+    }
+
     /// The window's part is given: the next one begins from it.
     pub(super) fn on_sealed(&mut self, part: &SealedTrack) {
         let sealed = self.journal.iter().position(|input| matches!(input, TrackInput::Seal { .. }));
@@ -44,6 +61,7 @@ impl Slot {
         // What waits comes again before what followed the seal, as if it had been told then.
         self.handled.fetch_sub(told.len(), Ordering::AcqRel);
         self.handled.fetch_add(held.len(), Ordering::AcqRel);
+        self.told = self.told - told.len() + held.len();
         self.journal.splice(0..0, held.into_iter().map(TrackInput::Batch));
         self.failures = (0, 0);
     }

@@ -32,7 +32,8 @@ pub(crate) struct TrackState {
 pub(crate) struct TrackActor;
 
 impl Actor for TrackActor {
-    type Msg = TrackInput;
+    /// Inputs that came together.
+    type Msg = Vec<TrackInput>;
     type State = TrackState;
     type Arguments = TrackArguments;
 
@@ -48,12 +49,14 @@ impl Actor for TrackActor {
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
-        input: Self::Msg,
+        inputs: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let mut outputs = Vec::new();
-        state.fold.on_input(input, &mut outputs);
-        state.handled.fetch_add(1, Ordering::Release);
+        for input in inputs {
+            state.fold.on_input(input, &mut outputs);
+            state.handled.fetch_add(1, Ordering::Release);
+        }
         if !outputs.is_empty() {
             let message = RoomMessage::Track { key: state.key.clone(), generation: state.generation, outputs };
             // The room is gone only when it stops, and takes its tracks with it.
