@@ -115,6 +115,7 @@ impl StoreArgs {
             endpoint: self.s3_endpoint.clone(),
             credentials,
             path_style: self.s3_path_style.unwrap_or(self.s3_endpoint.is_some()),
+            sign_payload: self.s3_sign_payload,
             ..S3Config::new(bucket, &self.s3_region)
         })
     }

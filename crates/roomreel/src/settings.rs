@@ -111,6 +111,9 @@ pub struct StoreArgs {
     /// Name the bucket in the path, not in the host name. [default: true if s3_endpoint is set]
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub s3_path_style: Option<bool>,
+    /// Sign what is sent with its SHA-256, which the store checks; TLS protects it as well. [default: true if s3_endpoint is without TLS]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub s3_sign_payload: Option<bool>,
 }
 
 /// The coordination store.

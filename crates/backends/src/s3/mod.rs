@@ -20,6 +20,7 @@ use aws_sdk_s3::config::{
     SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -33,6 +34,17 @@ use crate::secret::{Secret, without_credentials};
 
 /// A pooled connection that rested longer is not used again: the other side may have dropped it.
 const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// A store that has not begun to answer after this long is asked again by the one who owns the retry: one that hangs and comes
+/// back costs seconds, not the limit of an attempt, which large bodies on slow lines need.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The slowest line that an upload is given time for, bytes per second.
+const SLOWEST_UPLINK: u64 = 1024 * 1024;
+
+/// How long the answer to a request with a body of `bytes` may take.
+fn answer_limit(bytes: usize) -> Duration {
+    ANSWER_LIMIT + Duration::from_millis(bytes as u64 * 1000 / SLOWEST_UPLINK)
+}
 
 /// Static keys.
 #[derive(Debug, Clone)]
@@ -58,6 +70,9 @@ pub struct S3Config {
     pub credentials: Option<S3Credentials>,
     /// The bucket stands in the path and not in the host name: what most stores other than AWS need.
     pub path_style: bool,
+    /// What is sent is signed with its SHA-256, which the store checks: a quarter of an ingest node's work, and no more
+    /// than TLS checks as well. `None`: only where there is no TLS.
+    pub sign_payload: Option<bool>,
     /// Limit of connecting.
     pub connect_timeout: Duration,
     /// Limit of one attempt, body included.
@@ -76,6 +91,7 @@ impl S3Config {
             endpoint: None,
             credentials: None,
             path_style: false,
+            sign_payload: None,
             connect_timeout: Duration::from_secs(3),
             attempt_timeout: Duration::from_secs(30),
             operation_timeout: Duration::from_secs(40),
@@ -90,6 +106,7 @@ pub struct S3Store {
     bucket: String,
     answers: Answers,
     operation_timeout: Duration,
+    signs_payload: bool,
 }
 
 impl S3Store {
@@ -105,6 +122,7 @@ impl S3Store {
             bucket: config.bucket,
             answers,
             operation_timeout: config.operation_timeout,
+            signs_payload: config.sign_payload.unwrap_or_else(|| is_plain(config.endpoint.as_deref())),
         };
         match store.client.head_bucket().bucket(&store.bucket).send().await {
             Ok(_) => Ok(store),
@@ -115,7 +133,7 @@ impl S3Store {
     /// Sends a get and collects its body within the limit of a call.
     async fn fetch(&self, key: &Key, get: GetObjectFluentBuilder) -> Result<Bytes, StoreError> {
         let fetch = async {
-            let answer = get.send().await.map_err(|e| self.answers.of(key, e))?;
+            let answer = self.answered(key, ANSWER_LIMIT, get.send()).await?.map_err(|e| self.answers.of(key, e))?;
             let body = answer.body.collect().await.map_err(|e| self.answers.unavailable(key, &e))?;
             Ok(body.into_bytes())
         };
@@ -123,6 +141,20 @@ impl S3Store {
             Ok(body) => body,
             Err(_) => Err(self.answers.unavailable(key, &"the body did not come in time")),
         }
+    }
+
+    async fn send_put(&self, key: &Key, body: Bytes, put: PutObjectFluentBuilder) -> Result<(), StoreError> {
+        let limit = answer_limit(body.len());
+        let put = put.body(ByteStream::from(body)).customize();
+        let put = if self.signs_payload { put } else { put.disable_payload_signing() };
+        self.answered(key, limit, put.send()).await?.map_err(|e| self.answers.of(key, e))?;
+        Ok(())
+    }
+
+    /// Waits for an answer. One that comes too late says nothing: what was asked for may have been done.
+    async fn answered<T>(&self, key: &Key, limit: Duration, answer: impl Future<Output = T>) -> Result<T, StoreError> {
+        let late = |_| self.answers.unavailable(key, &format!("no answer within {} ms", limit.as_millis()));
+        tokio::time::timeout(limit, answer).await.map_err(late)
     }
 
     fn get_object(&self, key: &Key) -> GetObjectFluentBuilder {
@@ -137,7 +169,7 @@ impl S3Store {
         loop {
             let page = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
             let page = page.set_delimiter(delimiter.map(str::to_owned)).set_continuation_token(token.clone());
-            let page = page.send().await.map_err(|e| self.answers.of(&at, e))?;
+            let page = self.answered(&at, 2 * ANSWER_LIMIT, page.send()).await?.map_err(|e| self.answers.of(&at, e))?;
             objects.extend(page.contents().iter().filter_map(|object| {
                 let size = u64::try_from(object.size().unwrap_or_default()).unwrap_or_default();
                 Some(Listed { key: Key::listed(object.key()?.to_owned()), size })
@@ -156,6 +188,11 @@ impl S3Store {
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok((objects, directories))
     }
+}
+
+/// Whether what is sent there goes without TLS.
+fn is_plain(endpoint: Option<&str>) -> bool {
+    endpoint.is_some_and(|endpoint| !endpoint.starts_with("https://"))
 }
 
 async fn client(config: &S3Config) -> Client {
@@ -199,14 +236,12 @@ async fn client(config: &S3Config) -> Client {
 impl ObjectStore for S3Store {
     async fn create(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).if_none_match("*");
-        put.body(ByteStream::from(body)).send().await.map_err(|e| self.answers.of(key, e))?;
-        Ok(())
+        self.send_put(key, body, put).await
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str());
-        put.body(ByteStream::from(body)).send().await.map_err(|e| self.answers.of(key, e))?;
-        Ok(())
+        self.send_put(key, body, put).await
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {
@@ -263,10 +298,11 @@ impl ObjectStore for S3Store {
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
-        let key = &upload.key;
+        let (key, limit) = (&upload.key, answer_limit(body.len()));
         let part = self.client.upload_part().bucket(&self.bucket).key(key.as_str()).upload_id(&upload.id);
-        let part = part.part_number(wire_number(number)).body(ByteStream::from(body));
-        let uploaded = part.send().await.map_err(|e| self.answers.of(key, e))?;
+        let part = part.part_number(wire_number(number)).body(ByteStream::from(body)).customize();
+        let part = if self.signs_payload { part } else { part.disable_payload_signing() };
+        let uploaded = self.answered(key, limit, part.send()).await?.map_err(|e| self.answers.of(key, e))?;
         let tag = uploaded.e_tag().ok_or_else(|| self.answers.unavailable(key, &"it answered without an ETag"))?;
         Ok(UploadedPart { number, tag: tag.to_owned() })
     }
@@ -302,4 +338,15 @@ impl ObjectStore for S3Store {
 
 fn wire_number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    #[test]
+    fn payloads_are_signed_where_tls_does_not_protect_them() {
+        assert!(is_plain(Some("http://minio:9000")));
+        assert!(!is_plain(Some("https://s3.example.com")) && !is_plain(None));
+    }
 }
