@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready setup-bench bench-compositor fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready bench-ingest setup-bench bench-compositor fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ simulate: setup ## the cores in virtual time among faulty servers: make simulate
 
 bench-ready: setup-test ## how long after a room of 1, 5 and 20 min closes its composite can be read (7 min)
 	cargo run --package roomreel-tests --bin bench-ready
+
+bench-ingest: setup-test ## what ingest costs beside a raw async-nats consumer, memory a track, rooms in a stream (4 min, and 10 CPU-min to build)
+	RUST_BACKTRACE=0 cargo run --profile bench-ingest --package roomreel-tests --bin bench-ingest
 
 setup-bench: ## the same, with GStreamer, beside which the compositor is measured
 	@scripts/setup bench

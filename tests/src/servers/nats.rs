@@ -1,4 +1,4 @@
-//! A NATS server with JetStream.
+//! A NATS server with JetStream. `ROOMREEL_TEST_NATS_SERVER` names another program than `nats-server`, such as a newer one.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -44,7 +44,8 @@ impl NatsServer {
     /// # Errors
     /// As [`NatsServer::start`].
     pub async fn start_with(more: &str) -> Result<Self> {
-        let server = Server::new("nats-server", "nats-server")?;
+        let program = std::env::var("ROOMREEL_TEST_NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
+        let server = Server::new(&program, "nats-server")?;
         let port = free_port()?;
         let store = server.directory().join("jetstream");
         let config = format!(

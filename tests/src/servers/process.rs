@@ -81,6 +81,14 @@ impl Server {
         self.running()?.signal("CONT")
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.running()?.child.id())
+    }
+
     fn running(&self) -> Result<&Process> {
         self.process.as_ref().with_context(|| format!("{} is not running", self.program.display()))
     }

@@ -1,0 +1,41 @@
+//! The yardstick: async-nats' own pull consumer, which reads a stream and drops what it reads.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures::StreamExt as _;
+
+use crate::usage::{Sample, Stopwatch};
+
+/// Reads the first `messages` of `stream`.
+pub async fn consume(url: &str, stream: &str, messages: u64, message_bytes: usize, ack: bool) -> Result<Sample> {
+    let options = async_nats::ConnectOptions::new().client_capacity(8192).subscription_capacity(1 << 17);
+    let client = options.connect(url).await?;
+    let context = jetstream::ContextBuilder::new().timeout(Duration::from_secs(30)).build(client.clone());
+    let stream = context.get_stream(stream).await.map_err(|e| anyhow::anyhow!("the stream: {e}"))?;
+    let stopwatch = Stopwatch::start();
+    let consumer = stream
+        .create_consumer(pull::Config {
+            ack_policy: if ack { AckPolicy::Explicit } else { AckPolicy::None },
+            max_ack_pending: if ack { 20_000 } else { 0 },
+            ..pull::Config::default()
+        })
+        .await?;
+    let batch = (32 * 1024 * 1024 / message_bytes).clamp(64, 4096);
+    let mut entries = consumer.stream().max_messages_per_batch(batch).messages().await?;
+    let mut bytes = 0;
+    for _ in 0..messages {
+        let message = entries.next().await.context("the consumer ended")??;
+        bytes += message.payload.len() as u64;
+        if ack {
+            message.ack().await.map_err(|e| anyhow::anyhow!("ack: {e}"))?;
+        }
+    }
+    if ack {
+        client.flush().await?;
+    }
+    let (cpu, wall) = stopwatch.read();
+    Ok(Sample { bytes, cpu, wall, ..Sample::default() })
+}
