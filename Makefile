@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready bench-ingest setup-bench bench-compositor fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready bench-ingest setup-bench bench-compositor hls-check fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ setup-bench: ## the same, with GStreamer, beside which the compositor is measure
 bench-compositor: setup-bench ## CPU per second of output for 1 to 25 participants, beside FFmpeg and GStreamer (30 min; ROUNDS=1: 10)
 	RUST_BACKTRACE=0 cargo run --package roomreel-tests --bin bench-compositor
 
+hls-check: ## play the demo's HLS from start to end with hls.js; needs node, npm and chromium
+	@scripts/hls-check out/demo
+
 fmt: ## format all sources
 	cargo fmt --all
 
@@ -67,7 +70,7 @@ docs: setup ## the API documentation, warnings denied
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
 
 scripts: ## shellcheck, where it is installed
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; else echo "shellcheck is not installed: skipped"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $$(grep -l "^#!/bin/sh" scripts/*) .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
 helm: ## lint and render the chart, where helm is installed
 	@if command -v helm >/dev/null; then scripts/helm; else echo "helm is not installed: skipped"; fi

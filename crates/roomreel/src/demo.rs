@@ -302,7 +302,7 @@ fn table(prefix: &str, files: &[Listed]) -> Vec<(String, u64, u64)> {
         let (stem, extension) = file_name.split_once('.').unwrap_or((file_name, ""));
         let numbered = stem.len() == 8 && stem.bytes().all(|byte| byte.is_ascii_digit());
         let name = if numbered { format!("{directory}/*.{extension}") } else { name.to_owned() };
-        match rows.last_mut().filter(|row| row.0 == name) {
+        match rows.iter_mut().find(|row| row.0 == name) {
             Some(row) => {
                 row.1 += 1;
                 row.2 += file.size;

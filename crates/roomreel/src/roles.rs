@@ -15,6 +15,8 @@ use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::look::Look;
 use roomreel_shared::policy::{Audience, Policy};
 use roomreel_shared::ports::Ports;
+use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiSettings;
@@ -265,9 +267,21 @@ pub struct CompositeSettings {
     /// Quality of the picture, 0 (best) to 51: x264's constant rate factor.
     #[arg(long, value_name = "NUMBER", default_value_t = 23)]
     crf: u8,
+    /// Bits a second of the picture on average, instead of a quality. [default: as crf says]
+    #[arg(long, value_name = "BITS")]
+    bitrate: Option<u32>,
+    /// Most milliseconds from key frame to key frame. [default: one slice]
+    #[arg(long, value_name = "MS")]
+    keyframe_ms: Option<u32>,
     /// Bits a second of the sound.
     #[arg(long, value_name = "BITS", default_value_t = 128_000)]
     audio_bitrate: u32,
+    /// What is made: hls, mp4, webm, m4a, mp3, ogg, thumbnails, storyboard, captions; or a JSON list.
+    #[arg(long, value_name = "KINDS", default_value = "hls,mp4")]
+    outputs: String,
+    /// Exports of every track: playable, rtpdump, mjr. [default: none]
+    #[arg(long, value_name = "FORMATS", default_value = "", hide_default_value = true)]
+    tracks: String,
     /// JSON file of a composite's `look`: background, backdrop, watermark, clock, names.
     #[arg(long, value_name = "FILE")]
     look: Option<PathBuf>,
@@ -318,7 +332,11 @@ impl CompositeSettings {
             height: self.height,
             fps: self.fps,
             crf: self.crf,
+            bitrate: self.bitrate,
+            keyframe_ms: self.keyframe_ms,
             audio_bitrate: self.audio_bitrate,
+            outputs: listed(&self.outputs).context("outputs")?,
+            tracks: listed(&self.tracks).context("tracks")?,
             look,
         };
         spec.check()?;
@@ -327,6 +345,15 @@ impl CompositeSettings {
             .context("layout")?;
         Ok(spec)
     }
+}
+
+/// Words with commas between them, or a JSON list.
+fn listed<T: DeserializeOwned>(text: &str) -> serde_json::Result<Vec<T>> {
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(text);
+    }
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.map(|word| T::deserialize(StrDeserializer::<serde_json::Error>::new(word))).collect()
 }
 
 impl RecordingSettings {

@@ -462,6 +462,8 @@ async fn bad_requests_are_refused_with_what_to_do() {
     let world = World::new().await;
     let caller = Caller::new(&world);
     let long = format!("/v1/rooms/{}/recordings", "x".repeat(300));
+    let output = json!([{"kind": "mp3", "name": "audio.mp3"}]);
+    let same_name = json!({"composites": [{"id": "a", "outputs": output}, {"id": "b", "outputs": output}]}).to_string();
     let many = json!({"composites": (0..9).map(|n| json!({"id": format!("c{n}")})).collect::<Vec<_>>()}).to_string();
     let big = "x".repeat(MAX_BODY_BYTES + 1);
     let start = "/v1/rooms/r/recordings";
@@ -472,6 +474,11 @@ async fn bad_requests_are_refused_with_what_to_do() {
         (Method::POST, start, r#"{"requester":""}"#, (400, 1000)),
         (Method::POST, start, r#"{"composites":[{"width":7}]}"#, (400, 1000)),
         (Method::POST, start, r#"{"composites":[{},{}]}"#, (400, 1000)),
+        (Method::POST, start, r#"{"composites":[{"outputs":["mp5"]}]}"#, (400, 1000)),
+        (Method::POST, start, r#"{"composites":[{"outputs":[{"kind":"mp3","name":"../x.mp3"}]}]}"#, (400, 1000)),
+        (Method::POST, start, r#"{"composites":[{"outputs":[{"kind":"hls","width":320}]}]}"#, (400, 1000)),
+        (Method::POST, start, r#"{"composites":[{"tracks":["wav"]}]}"#, (400, 1000)),
+        (Method::POST, start, &same_name, (400, 1000)),
         (Method::POST, start, r#"{"composites":[{"layout":"mosaic"}]}"#, (400, 1000)),
         (Method::POST, "/v1/recordings/x/composites", "", (400, 1000)),
         (Method::POST, "/v1/recordings/x/composites", r#"{"layout":"grid"}"#, (400, 1000)),

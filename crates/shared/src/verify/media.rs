@@ -18,9 +18,9 @@ pub struct Composite {
 }
 
 impl Composite {
-    /// What is wrong; `whole`: the recording says that everything is there.
+    /// What is wrong; the recording may say that a playlist that has ended, and the file, are there.
     #[must_use]
-    pub fn check(&self, whole: bool) -> Vec<String> {
+    pub fn check(&self, has_playlist: bool, has_file: bool) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut expected = 0;
         for (&number, media) in &self.slices {
@@ -37,13 +37,11 @@ impl Composite {
             wrong.push("init.mp4 is missing, and there are slices".to_owned());
         }
         let ended = self.playlist.as_deref().is_some_and(|playlist| self.check_playlist(playlist, &mut wrong));
-        if whole {
-            if !ended {
-                wrong.push("the recording is complete and live.m3u8 has no end".to_owned());
-            }
-            if self.file.is_none() {
-                wrong.push("the recording is complete and composite.mp4 is missing".to_owned());
-            }
+        if has_playlist && !ended {
+            wrong.push("the recording is complete and live.m3u8 has no end".to_owned());
+        }
+        if has_file && self.file.is_none() {
+            wrong.push("the recording is complete and composite.mp4 is missing".to_owned());
         }
         match &self.file {
             Some(Err(why)) => wrong.push(format!("composite.mp4: {why}")),
@@ -157,11 +155,12 @@ mod tests {
 
     #[test]
     fn a_composite_is_looked_at_from_all_sides() {
-        assert_eq!(sound().check(true), Vec::<String>::new());
+        assert_eq!(sound().check(true, true), Vec::<String>::new());
+        assert_eq!(Composite { playlist: None, file: None, ..sound() }.check(false, false), Vec::<String>::new());
         let said = |edit: &dyn Fn(&mut Composite)| {
             let mut composite = sound();
             edit(&mut composite);
-            composite.check(true).join("; ")
+            composite.check(true, true).join("; ")
         };
         assert!(said(&|c| c.slices = [(1, Some(12))].into()).contains("slices 0 to 0 are missing"));
         assert!(said(&|c| c.slices = [(0, Some(12))].into()).contains("names slice 1, which is not"));

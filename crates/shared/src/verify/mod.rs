@@ -16,6 +16,7 @@ pub use self::media::{BoxHeader, Composite, box_header, media_bytes};
 use self::numbers::Numbers;
 use crate::batch::Incarnation;
 use crate::id::{RecordingId, RoomId, TenantId};
+use crate::output::{Kind, Output};
 use crate::recording::{Recording, State};
 use crate::window::{AcceptedReason, Final, Gap, Hash, Missing, Segment, TrackKey, Window};
 
@@ -275,7 +276,15 @@ impl Checker {
     /// Checks one composite.
     pub fn composite(&mut self, composite: &Composite, recording: Option<&Recording>) {
         let whole = recording.is_some_and(|recording| matches!(recording.state, State::Complete | State::LimitReached));
-        for what in composite.check(whole) {
+        let spec = recording.and_then(|recording| {
+            recording.composites.iter().find(|spec| spec.id.token().as_str() == composite.name)
+        });
+        // Files that were not asked for, or under other names, are not looked for here.
+        let has = |kind| {
+            let is_usual = |output: &Output| output.kind == kind && output.name.is_none();
+            whole && spec.is_none_or(|spec| spec.outputs.iter().any(is_usual))
+        };
+        for what in composite.check(has(Kind::Hls), has(Kind::Mp4)) {
             self.find(Area::Composite, format!("composite {}: {what}", composite.name));
         }
     }
