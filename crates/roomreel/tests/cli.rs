@@ -56,6 +56,7 @@ fn help_names_every_command() {
             "record",
             "stop",
             "status",
+            "render",
             "token",
             "inspect",
             "export",
