@@ -284,7 +284,7 @@ impl Leader {
         Performer { ports: &self.ports, reign: &self.reign, revisions: &observed.revisions, metrics: &self.metrics }
     }
 
-    /// Brings `recording.json` of every active recording up to date, but of those in `finishing`: their final document may
+    /// Brings `unfinished.json` of every active recording up to date, but of those in `finishing`: their final document may
     /// stand, whatever came of the rest.
     async fn document(&mut self, observed: &Observed, finishing: &BTreeSet<RecordingId>) {
         let active = &observed.alive.recordings;

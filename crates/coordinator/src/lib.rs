@@ -5,7 +5,7 @@
 //! is performed in [`node`] and [`leader`], which are plain tokio tasks rather than ractor actors: there is one task per
 //! term, it has no children to supervise, and its inputs are bounded channels, which an actor's mailbox is not.
 //!
-//! Owns: `recording.json`, `policy.json`, the daily index, and every key of the coordination store but nodes and progress.
+//! Owns: `recording.json`, `unfinished.json`, `policy.json`, the daily index, and every key of the coordination store but nodes and progress.
 //! Does not own: media, windows, renders.
 
 pub mod api;

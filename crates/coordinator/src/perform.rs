@@ -143,7 +143,9 @@ impl Performer<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.bounded(store.put(&keys.recording_json(), body)).await??;
+        self.bounded(write_final(store, &keys, body)).await??;
+        // One that comes back, written by a leader that was paused, is read by nobody (see `UnfinishedDocument`).
+        self.bounded(store.delete(&keys.unfinished_json())).await??;
         let id = &recording.id;
         let mut gone = vec![cluster::recording_key(id), cluster::assignment_key(id), cluster::progress_key(id)];
         for RenderId { recording, composite } in renders {
@@ -169,7 +171,7 @@ impl Performer<'_> {
             }
         }
         let document = UnfinishedDocument { recording: recording.clone(), fold: Some(active.spec.clone()) };
-        self.bounded(store.put(&keys.recording_json(), to_json(&document))).await??;
+        self.bounded(store.put(&keys.unfinished_json(), to_json(&document))).await??;
         Ok(())
     }
 

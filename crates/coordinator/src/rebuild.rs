@@ -1,16 +1,17 @@
 //! Gives a coordination store that was lost back what it held of unfinished recordings, from the bucket alone.
 //!
-//! [`restored`] decides from `recording.json` and the last window; [`scan`] reads the bucket, [`apply`] writes. A record that is
+//! [`restored`] decides from `unfinished.json` and the last window; [`scan`] reads the bucket, [`apply`] writes. A record that is
 //! there is left as it is, unless its epochs could not rise above those of the windows: then every owner would be taken for one
 //! that had been replaced (I7), and the recording would stand still. Nothing is assigned here: the leader does that.
 
 use futures::{StreamExt as _, stream};
 use roomreel_shared::cluster::{self, ActiveRecording, FoldSpec, UnfinishedDocument};
 use roomreel_shared::id::RecordingId;
-use roomreel_shared::key::RecordingName;
+use roomreel_shared::key::{Key, RecordingName};
 use roomreel_shared::ports::{Change, Compare, Coordination, CoordinationError, ObjectStore, Outcome, StoreError};
 use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::window::{Header, Window};
+use serde::de::DeserializeOwned;
 
 use crate::bucket;
 use crate::observed::json;
@@ -74,11 +75,11 @@ pub fn restored(
         (Some(fold), _) => fold,
         (None, Some(last)) => from_window(&recording, last, shards),
         (None, None) => {
-            return Err("recording.json does not say how it is folded, and there is no window to tell".to_owned());
+            return Err("unfinished.json does not say how it is folded, and there is no window to tell".to_owned());
         }
     };
     if (&spec.tenant, &spec.room, &spec.recording) != (&recording.tenant, &recording.room, &recording.id) {
-        return Err("recording.json contradicts itself about whose recording it is".to_owned());
+        return Err("unfinished.json contradicts itself about whose recording it is".to_owned());
     }
     let spec = FoldSpec { epoch_base: spec.epoch_base.max(epoch), ..spec };
     let stopping = recording.state == State::Ending;
@@ -121,17 +122,29 @@ pub async fn scan(store: &dyn ObjectStore, shards: u32) -> Result<Scan, StoreErr
     Ok(scan)
 }
 
-async fn look_at(store: &dyn ObjectStore, name: &RecordingName, shards: u32) -> Result<Option<Unfinished>, String> {
+/// One recording; `None` if it is finished.
+///
+/// # Errors
+/// In words: why it cannot be told, or cannot be restored.
+pub async fn look_at(
+    store: &dyn ObjectStore,
+    name: &RecordingName,
+    shards: u32,
+) -> Result<Option<Unfinished>, String> {
     let keys = name.keys();
-    let body = store.get(&keys.recording_json()).await.map_err(|error| error.to_string())?;
-    let document: UnfinishedDocument =
-        serde_json::from_slice(&body).map_err(|error| format!("recording.json: {error}"))?;
-    let recording = &document.recording;
-    if (&recording.tenant, &recording.room, &recording.id) != (&name.tenant, &name.room, &name.recording) {
-        return Err("recording.json is of another recording".to_owned());
+    let of_another = |recording: &Recording| {
+        (&recording.tenant, &recording.room, &recording.id) != (&name.tenant, &name.room, &name.recording)
+    };
+    match read::<Recording>(store, &keys.recording_json()).await? {
+        Some(recording) if of_another(&recording) => return Err("recording.json is of another recording".to_owned()),
+        Some(recording) if recording.state.is_final() => return Ok(None),
+        Some(_) | None => {}
     }
-    if recording.state.is_final() {
-        return Ok(None);
+    let Some(document) = read::<UnfinishedDocument>(store, &keys.unfinished_json()).await? else {
+        return Err("there is neither a final recording.json nor an unfinished.json".to_owned());
+    };
+    if of_another(&document.recording) {
+        return Err("unfinished.json is of another recording".to_owned());
     }
     let listed = store.list(&keys.windows_prefix()).await.map_err(|error| error.to_string())?;
     let last = listed.iter().filter_map(|object| keys.window_number(&object.key)).max();
@@ -143,6 +156,15 @@ async fn look_at(store: &dyn ObjectStore, name: &RecordingName, shards: u32) -> 
         None => None,
     };
     restored(document, header.as_ref(), last.map_or(0, |number| number + 1), shards)
+}
+
+/// A document of a recording, if it is there.
+async fn read<T: DeserializeOwned>(store: &dyn ObjectStore, key: &Key) -> Result<Option<T>, String> {
+    match store.get(key).await {
+        Ok(body) => serde_json::from_slice(&body).map(Some).map_err(|error| format!("{}: {error}", key.file_name())),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// What stands in the coordination store about a recording.

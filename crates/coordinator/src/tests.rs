@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use roomreel_backends::memory::faults::{Fault, Faults, Operation};
+use roomreel_backends::memory::faults::{Fault, Faults, Operation, Script};
 use roomreel_backends::memory::{MemoryCoordination, MemoryLog, MemoryStore};
 use roomreel_shared::cluster::{
     self, ActiveRecording, Assignment, FoldSpec, Node, Progress, RenderJob, RenderProgress, Role,
@@ -311,7 +311,7 @@ async fn a_room_is_recorded_from_its_creation_to_its_end() {
     assert!(matches!(message.message, Some(wire::back_channel::Message::RecordingState(state)) if state.active));
     let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     let document = until("the bucket says so", async || {
-        let body = world.store.get(&keys.recording_json()).await.ok()?;
+        let body = world.store.get(&keys.unfinished_json()).await.ok()?;
         let document: Recording = serde_json::from_slice(&body).ok()?;
         (document.state == State::Active).then_some(document)
     });
@@ -545,7 +545,7 @@ async fn what_a_lost_store_held_is_rebuilt_from_the_bucket() {
     let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     until("the bucket says so", async || {
         let document: Recording =
-            serde_json::from_slice(&world.store.get(&keys.recording_json()).await.ok()?).expect("a recording");
+            serde_json::from_slice(&world.store.get(&keys.unfinished_json()).await.ok()?).expect("a recording");
         (document.state == State::Active).then_some(())
     })
     .await;
@@ -579,7 +579,7 @@ async fn a_recording_that_was_started_anew_gets_epochs_above_its_windows() {
     world.window(&recording, 7000).await;
     until("the bucket says so", async || {
         let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
-        world.store.get(&keys.recording_json()).await.ok()
+        world.store.get(&keys.unfinished_json()).await.ok()
     })
     .await;
     first.kill();
@@ -596,4 +596,41 @@ async fn a_recording_that_was_started_anew_gets_epochs_above_its_windows() {
     raised.await;
     assert_eq!(rebuild::apply(&world.coordination, &found.unfinished[0]).await.expect("up"), Restored::Kept);
     second.drain().await;
+}
+
+/// I7: a leader that was paused in the middle of a write finishes it when another one has long written the final state.
+#[tokio::test(start_paused = true)]
+async fn what_a_paused_leader_writes_late_changes_no_final_state() {
+    let mut world = World::new().await;
+    let script = Script::new();
+    let plain = world.store.clone();
+    world.store = world.store.with_faults(Arc::new(script.clone()));
+    world.open("standup", auto()).await;
+    let first = world.coordinator("a").await;
+    world.store = plain;
+    let recording = world.the_recording().await;
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    let early = until("it is documented", async || world.store.get(&keys.unfinished_json()).await.ok()).await;
+    // Its next document is on the way and does not arrive.
+    script.push(Operation::Put, Fault::Hang);
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    until("the write hangs", async || (script.remaining() == 0).then_some(())).await;
+    first.kill();
+    let second = world.coordinator("b").await;
+    let finished = world.complete(&recording.id).await;
+    // Now it does, and so does a final document that it had come to by itself.
+    world.store.put(&keys.unfinished_json(), early).await.expect("the store is up");
+    let other = to_json(&Recording { state: State::Failed, ..finished.clone() });
+    assert!(world.store.create(&keys.recording_json(), other).await.is_err(), "it is written once");
+    let document = world.store.get(&keys.recording_json()).await.expect("there");
+    assert_eq!(serde_json::from_slice::<Recording>(&document).expect("a recording"), finished);
+    let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
+    assert_eq!((found.recordings, found.unfinished.len(), found.unclear.len()), (1, 0, 0));
+    second.kill();
+    let third = world.coordinator("c").await;
+    leads(&third).await;
+    sleep(Duration::from_secs(10)).await;
+    assert!(world.recordings().await.is_empty(), "nothing is taken up again");
+    third.drain().await;
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Args;
 use futures::{StreamExt as _, stream};
 use roomreel_coordinator::bucket;
-use roomreel_shared::key::{Key, RecordingName};
+use roomreel_shared::key::{Key, RecordingKeys, RecordingName};
 use roomreel_shared::ports::{Listed, ObjectStore};
 use roomreel_shared::recording::Recording;
 use roomreel_shared::verify::{Area, Checker, Composite, Verdict, box_header, media_bytes};
@@ -105,7 +105,7 @@ async fn find(args: &VerifyArgs) -> anyhow::Result<(Arc<dyn ObjectStore>, Record
     Ok((outside::directory(root).await?, name))
 }
 
-/// Reads and checks a recording; answers what its `recording.json` says, if it can be read.
+/// Reads and checks a recording; answers what its `recording.json`, or while it is not final its `unfinished.json`, says.
 ///
 /// # Errors
 /// If there is nothing of it, or its objects cannot be listed.
@@ -126,7 +126,7 @@ pub async fn check(store: &dyn ObjectStore, name: &RecordingName) -> anyhow::Res
     }
     let names: BTreeMap<&str, &Listed> =
         listed.iter().filter_map(|object| Some((object.key.as_str().strip_prefix(keys.prefix())?, object))).collect();
-    let recording = read_document(store, &keys.recording_json(), &names, &mut checker).await;
+    let recording = read_document(store, &keys, &names, &mut checker).await;
     for (prefix, composite) in composites(&names, recording.as_ref()) {
         let composite = read_composite(store, composite, &prefix, &names).await;
         checker.composite(&composite, recording.as_ref());
@@ -157,16 +157,18 @@ fn read_all<'a>(store: &'a dyn ObjectStore, keys: impl Iterator<Item = (u64, &'a
 
 async fn read_document(
     store: &dyn ObjectStore,
-    key: &Key,
+    keys: &RecordingKeys,
     names: &BTreeMap<&str, &Listed>,
     checker: &mut Checker,
 ) -> Option<Recording> {
-    if !names.contains_key(key.file_name()) {
-        checker.find(Area::Document, "recording.json is missing");
+    let key =
+        [keys.recording_json(), keys.unfinished_json()].into_iter().find(|key| names.contains_key(key.file_name()));
+    let Some(key) = key else {
+        checker.find(Area::Document, "recording.json is missing, and so is unfinished.json");
         return None;
-    }
-    let read = store.get(key).await.map_err(|error| error.to_string());
-    let read = read.and_then(|body| serde_json::from_slice(&body).map_err(|e| format!("recording.json: {e}")));
+    };
+    let read = store.get(&key).await.map_err(|error| error.to_string());
+    let read = read.and_then(|body| serde_json::from_slice(&body).map_err(|e| format!("{}: {e}", key.file_name())));
     read.map_err(|why| checker.find(Area::Document, why)).ok()
 }
 

@@ -80,14 +80,17 @@ pub struct FoldSpec {
     pub epoch_base: u64,
 }
 
-/// `recording.json` while its recording is not final: with it and the windows, the bucket alone can give a coordination store
-/// back what it has lost.
+/// `unfinished.json`, which stands in for `recording.json` until there is one: with it and the windows, the bucket alone can
+/// give a coordination store back what it has lost.
+///
+/// A document of its own, because it is replaced as the state changes: a leader that was paused in the middle of replacing it
+/// may finish doing so when another one has long written the final state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnfinishedDocument {
     /// As users see it.
     #[serde(flatten)]
     pub recording: Recording,
-    /// What the fold needs to know; absent in documents of finished recordings.
+    /// What the fold needs to know.
     #[serde(default)]
     pub fold: Option<FoldSpec>,
 }
