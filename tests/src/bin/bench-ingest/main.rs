@@ -274,8 +274,8 @@ async fn live(failures: &mut Vec<String>) -> Result<()> {
         sample.puts,
         sample.wall
     );
-    if sample.memory.1 / tracks > MUST_TRACK_BYTES {
-        failures.push(format!("{} KiB a track, must be {}", a_track(sample.memory.1), MUST_TRACK_BYTES / 1024));
+    if sample.memory.0 / tracks > MUST_TRACK_BYTES {
+        failures.push(format!("{} KiB a track, must be {}", a_track(sample.memory.0), MUST_TRACK_BYTES / 1024));
     }
     Ok(())
 }
