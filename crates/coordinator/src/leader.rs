@@ -281,7 +281,13 @@ impl Leader {
     }
 
     fn performer<'a>(&'a self, observed: &'a Observed) -> Performer<'a> {
-        Performer { ports: &self.ports, reign: &self.reign, revisions: &observed.revisions, metrics: &self.metrics }
+        Performer {
+            ports: &self.ports,
+            reign: &self.reign,
+            revisions: &observed.revisions,
+            shards: self.shards,
+            metrics: &self.metrics,
+        }
     }
 
     /// Brings `unfinished.json` of every active recording up to date, but of those in `finishing`: their final document may

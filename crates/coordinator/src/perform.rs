@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use roomreel_shared::cluster::{self, ActiveRecording, RenderJob, UnfinishedDocument};
 use roomreel_shared::id::{RecordingId, TenantId};
-use roomreel_shared::key::{self, Key, RecordingKeys};
+use roomreel_shared::key::{self, Key, RecordingKeys, RecordingName};
 use roomreel_shared::late::ActiveRender;
 use roomreel_shared::ports::{Change, Compare, CoordinationError, ObjectStore, Outcome, Ports, StoreError};
 use roomreel_shared::recording::Recording;
@@ -21,6 +21,7 @@ use crate::late;
 use crate::leader::Reign;
 use crate::metrics::Metrics;
 use crate::plan::{Action, RenderId};
+use crate::rebuild::{self, Unfinished};
 
 /// What became of an action.
 #[derive(Debug, PartialEq)]
@@ -52,6 +53,7 @@ pub struct Performer<'a> {
     pub ports: &'a Ports,
     pub reign: &'a Reign,
     pub revisions: &'a BTreeMap<String, u64>,
+    pub shards: u32,
     pub metrics: &'a Metrics,
 }
 
@@ -67,6 +69,8 @@ impl Performer<'_> {
                     Ok(None) | Err(StoreError::Unavailable { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
+                let taken_up = self.bounded(self.taken_up(recording)).await?;
+                let active = taken_up.as_ref().unwrap_or(&**active);
                 self.write("start", cluster::recording_key(&recording.id), active, Vec::new()).await
             }
             Action::Update(active) => {
@@ -100,6 +104,27 @@ impl Performer<'_> {
                 self.transact("finish late", self.guard(late_key(render)), gone).await
             }
             Action::Command { .. } | Action::Tick { .. } => Ok(Effect::None),
+        }
+    }
+
+    /// The recording as the bucket has it, if it was begun before a coordination store that knows nothing of it: it goes on
+    /// from there, with epochs above those of its windows. A bucket that does not answer delays no start; where both happen at
+    /// once, `roomreel rebuild` raises the epochs.
+    async fn taken_up(&self, recording: &Recording) -> Option<ActiveRecording> {
+        let Recording { tenant, room, id, .. } = recording;
+        let name = RecordingName { tenant: tenant.clone(), room: room.clone(), recording: id.clone() };
+        let store = &*self.ports.store;
+        store.size(&name.keys().unfinished_json()).await.ok()?;
+        match rebuild::look_at(store, &name, self.shards).await {
+            Ok(unfinished) => {
+                let Unfinished { active, epoch, windows } = unfinished?;
+                tracing::info!(recording = %id, epoch, windows, "the bucket knows this recording: it is taken up again");
+                Some(active)
+            }
+            Err(why) => {
+                tracing::warn!(recording = %id, why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
+                None
+            }
         }
     }
 

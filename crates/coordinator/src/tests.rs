@@ -14,13 +14,13 @@ use roomreel_shared::cluster::{
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::RecordingId;
 use roomreel_shared::key::RecordingKeys;
+use roomreel_shared::late::Piece;
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::{
     Bus as _, Change, Compare, Coordination as _, ObjectStore as _, Outcome as Written, Ports, RoomLog as _,
 };
 use roomreel_shared::recording::{Recording, State};
 use roomreel_shared::subject::{self, Shard};
-use roomreel_shared::late::Piece;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{self, Final, Header};
 use roomreel_shared::wire;
@@ -584,8 +584,12 @@ async fn a_recording_that_was_started_anew_gets_epochs_above_its_windows() {
     .await;
     first.kill();
     world.lose_coordination().await;
-    // The room's policy starts the same recording again before anybody rebuilds it.
+    // The room's policy starts the same recording again while the bucket does not answer.
+    let plain = world.store.clone();
+    let no_size = |operation: Operation, _: &str| (operation == Operation::Size).then_some(Fault::FailBefore);
+    world.store = world.store.with_faults(Arc::new(no_size));
     let second = world.coordinator("b").await;
+    world.store = plain;
     let (stuck, _) = until("it is assigned", async || world.assignment(&recording.id).await).await;
     assert_eq!(stuck.spec.epoch_base, 0);
     let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
@@ -633,4 +637,27 @@ async fn what_a_paused_leader_writes_late_changes_no_final_state() {
     sleep(Duration::from_secs(10)).await;
     assert!(world.recordings().await.is_empty(), "nothing is taken up again");
     third.drain().await;
+}
+
+/// The room's policy demands a recording that an empty coordination store does not know, and the bucket does.
+#[tokio::test(start_paused = true)]
+async fn a_leader_takes_up_what_an_empty_store_has_forgotten() {
+    let (mut world, first, recording) = World::recording().await;
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    world.window(&recording, 7000).await;
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
+    until("it is documented", async || world.store.get(&keys.unfinished_json()).await.ok()).await;
+    first.kill();
+    world.lose_coordination().await;
+    let second = world.coordinator("b").await;
+    let (assignment, revision) = until("it is assigned", async || world.assignment(&recording.id).await).await;
+    assert_eq!(assignment.spec.epoch_base, 7000);
+    assert!(assignment.spec.epoch_base + revision > 7000, "I7: the epoch rises");
+    let again = world.the_recording().await;
+    assert_eq!((&again.id, again.created_at), (&recording.id, recording.created_at), "it is no other one");
+    assert_eq!(world.complete(&recording.id).await.state, State::Complete);
+    let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
+    assert_eq!((found.recordings, found.unfinished.len()), (1, 0));
+    second.drain().await;
 }
