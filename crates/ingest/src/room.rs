@@ -532,6 +532,10 @@ impl RoomFold {
                 self.missing_events.entry(stream.clone()).or_default().push(next, number - 1);
             }
             order.skip_to(number);
+            if next == 0 {
+                // Among what is lost is the room's creation by this start.
+                self.abandon_earlier_start(stream, outputs);
+            }
         }
         self.drain_events(stream, outputs);
     }

@@ -48,17 +48,19 @@ impl RoomFold {
         let Some(sfu) = writer.sfu() else { return };
         if matches!(event.kind, EventKind::RoomCreated { .. }) {
             self.from_zero = true;
-            let starts = self.events.keys().filter(|(other, _)| other == writer).count();
-            if self.phase == Phase::Open && event.event_no == 0 && starts > 1 {
-                // An SFU that creates the room again was restarted. Tracks of this start may be here before their room.
-                let began = self.began.get(&(writer.clone(), event.incarnation)).copied();
-                let before = began.filter(|at| at.as_micros() != 0).unwrap_or(LogTime::from_micros(i64::MAX));
-                self.abandon(|key| key.sfu == *sfu, before, outputs);
-                if let Some((end, _)) = self.stopping {
-                    // What follows is none of what the coordinator saw end.
-                    self.end(end, outputs);
-                    return;
-                }
+            let stream = (writer.clone(), event.incarnation);
+            if event.event_no == 0 {
+                self.abandon_earlier_start(&stream, outputs);
+            }
+            let is_followed = self.events.get(&stream).is_some_and(|order| order.first_held().is_some());
+            if self.phase == Phase::Open
+                && !is_followed
+                && let Some((end, _)) = self.stopping
+            {
+                // What comes now is none of what the coordinator saw end.
+                self.stored.push((writer.clone(), time, message));
+                self.end(end, outputs);
+                return;
             }
         }
         let end = self.end_of_room(event, time);
@@ -219,6 +221,15 @@ impl RoomFold {
             _ => None,
         };
         outputs.extend(input.map(|input| RoomOutput::ToTrack(key, input)));
+    }
+
+    /// An SFU that creates the room again was restarted. Tracks of its new start may be here before their room.
+    pub(super) fn abandon_earlier_start(&self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
+        let starts = self.events.keys().filter(|(other, _)| *other == stream.0).count();
+        if let Some(sfu) = stream.0.sfu().filter(|_| self.phase == Phase::Open && starts > 1) {
+            let began = self.began.get(stream).copied().filter(|at| at.as_micros() != 0);
+            self.abandon(|key| key.sfu == *sfu, began.unwrap_or(LogTime::from_micros(i64::MAX)), outputs);
+        }
     }
 
     /// Tells tracks that their publisher, who was at work before `before`, stopped without a word.
