@@ -112,7 +112,8 @@ impl Problem {
 
     /// 2008: nobody has asked for such a composite after the recording.
     pub fn no_composite() -> Self {
-        let detail = "no late render of this recording has this id; the recording itself lists what was rendered with it";
+        let detail =
+            "no late render of this recording has this id; the recording itself lists what was rendered with it";
         Self::new(StatusCode::NOT_FOUND, 2008, "no such late render", detail)
     }
 
