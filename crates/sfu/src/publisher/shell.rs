@@ -141,7 +141,7 @@ pub(super) async fn send(shared: Arc<Shared>, log: Arc<dyn RoomLog>, stop: Cance
             }
         };
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return shared.spool(),
             Some((key, outcome)) = appends.next(), if !appends.is_empty() => match outcome {
                 Ok(appended) => {
                     shared.with(|core, now| core.on_appended(now, key, appended));
