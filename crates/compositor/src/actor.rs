@@ -16,6 +16,7 @@ use roomreel_shared::ports::Ports;
 use roomreel_shared::subject::committed_filter;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::engine::Isolation;
 use crate::late::SpanJob;
 use crate::render_job::{Error, Job, Next};
 
@@ -37,6 +38,8 @@ pub struct RenderArguments {
     pub revision: u64,
     /// Microseconds spent rendering, of all renders of the node.
     pub busy: Arc<AtomicU64>,
+    /// How renders have processes of their own; `None`: in this process.
+    pub isolation: Option<Arc<Isolation>>,
 }
 
 /// What a render is told.
@@ -68,8 +71,8 @@ impl Work {
         {
             return Self::Spans(Box::new(SpanJob::new(given, spec, late, first..end)));
         }
-        let RenderArguments { ports, node, job, revision, busy } = given;
-        Self::Whole(Box::new(Job::new(ports, node, job, revision, busy)))
+        let RenderArguments { ports, node, job, revision, busy, isolation } = given;
+        Self::Whole(Box::new(Job::new(ports, node, job, revision, busy).isolated(isolation)))
     }
 
     async fn step(&mut self) -> Result<Next, Error> {

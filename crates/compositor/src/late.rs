@@ -26,7 +26,7 @@ use tracing::Span;
 pub(crate) use self::job::SpanJob;
 use self::past::Past;
 use crate::encode::EncodedSlice;
-use crate::engine::{Engine, Work};
+use crate::engine::{Engine, Isolation, Work};
 use crate::mux::fragment;
 use crate::outputs;
 use crate::render_job::{self, Error, in_thread, parse_window, put_init};
@@ -57,6 +57,7 @@ pub struct Spans {
     /// Slices that exist; `None` before the first step.
     existing: Option<BTreeSet<u64>>,
     run: Option<Run>,
+    isolation: Option<Arc<Isolation>>,
     /// Windows whose packets were read, of all spans.
     windows_read: u64,
 }
@@ -85,7 +86,26 @@ impl Spans {
         let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
         let past = Past::new(store.clone(), keys.clone());
         let share = late.division.slices_of(todo.clone());
-        Self { store, keys, spec, fold, late, past, share, todo, existing: None, run: None, windows_read: 0 }
+        Self {
+            store,
+            keys,
+            spec,
+            fold,
+            late,
+            past,
+            share,
+            todo,
+            existing: None,
+            run: None,
+            isolation: None,
+            windows_read: 0,
+        }
+    }
+
+    /// Renders in processes of their own, if there is to be isolation.
+    #[must_use]
+    pub fn isolated(self, isolation: Option<Arc<Isolation>>) -> Self {
+        Self { isolation, ..self }
     }
 
     /// Slices of these spans that exist.
@@ -166,7 +186,7 @@ impl Spans {
             first: slices.start,
             late: Some(self.late.clone()),
         };
-        let mut engine = Engine::open(work).await?;
+        let mut engine = Engine::open(work, self.isolation.as_ref(), &self.store).await?;
         let init = self.keys.init(&self.spec.id);
         put_init(&*self.store, &init, engine.video_config(), engine.audio_config()).await?;
         let next_window = windows.len() as u64;

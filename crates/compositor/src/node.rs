@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::{RenderActor, RenderArguments, RenderMessage};
+use crate::engine::{self, Isolation};
 
 /// Jobs are listed at least this often, whatever the watch says.
 const RECONCILE: Duration = Duration::from_secs(3);
@@ -37,6 +38,8 @@ pub struct CompositorConfig {
     pub max_jobs: usize,
     /// What it can carry, in thousandths of a core.
     pub capacity: u64,
+    /// How renders have processes of their own; `None`: they are rendered in this one.
+    pub isolation: Option<Arc<Isolation>>,
 }
 
 impl CompositorConfig {
@@ -44,7 +47,13 @@ impl CompositorConfig {
     #[must_use]
     pub fn new(node: NodeId) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { node, lease_ttl: Duration::from_secs(5), max_jobs: 4 * cores, capacity: 1000 * cores as u64 }
+        Self {
+            node,
+            lease_ttl: Duration::from_secs(5),
+            max_jobs: 4 * cores,
+            capacity: 1000 * cores as u64,
+            isolation: None,
+        }
     }
 }
 
@@ -54,6 +63,9 @@ pub enum Error {
     /// The actor system refused.
     #[error("the node's actor does not start: {0}")]
     Actor(String),
+    /// This system does not isolate renders as it has to.
+    #[error(transparent)]
+    Isolation(#[from] engine::Error),
 }
 
 /// A compositor node.
@@ -83,6 +95,9 @@ impl CompositorNode {
     /// # Errors
     /// [`Error::Actor`].
     pub async fn start(ports: Ports, config: CompositorConfig) -> Result<CompositorHandle, Error> {
+        if let Some(isolation) = config.isolation.clone() {
+            see_isolation(isolation).await?;
+        }
         let shared = Arc::new(Shared {
             ports,
             config,
@@ -99,6 +114,34 @@ impl CompositorNode {
         ];
         Ok(CompositorHandle { actor, shared, tasks })
     }
+}
+
+/// Says once what renders are shut off from; does not wait for it unless the node may not start otherwise.
+async fn see_isolation(isolation: Arc<Isolation>) -> Result<(), engine::Error> {
+    let is_required = isolation.is_required;
+    let seen = async move {
+        let lacks = isolation.probe().await?;
+        if lacks.is_empty() {
+            tracing::info!("renders are isolated in processes of their own");
+        } else {
+            let lacks = lacks.join(", ");
+            tracing::warn!(
+                lacks,
+                "renders have processes of their own, but not all of the isolation: see docs/operators.md"
+            );
+        }
+        Ok(())
+    };
+    if is_required {
+        return seen.await;
+    }
+    tokio::spawn(async move {
+        let seen: Result<(), engine::Error> = seen.await;
+        if let Err(error) = seen {
+            tracing::warn!(%error, "a render's process could not be tried out");
+        }
+    });
+    Ok(())
 }
 
 impl CompositorHandle {
@@ -328,6 +371,7 @@ impl Actor for NodeActor {
                         job,
                         revision,
                         busy: state.shared.busy.clone(),
+                        isolation: state.shared.config.isolation.clone(),
                     };
                     let (actor, _) = RenderActor::spawn_linked(None, RenderActor, arguments, myself.get_cell()).await?;
                     state.renders.insert(key, Render { revision, actor: Some(actor) });

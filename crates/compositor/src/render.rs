@@ -4,7 +4,7 @@
 //! tick of it asks the room who is here, the layout where they go, the tracks what they look and sound like, the painter and
 //! the mixer for the result. What has been rendered is dropped. Pure but for decoders and encoder: no clock, no store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use roomreel_shared::window::{TrackKey, Window};
 use crate::decode::SAMPLE_RATE;
 use crate::documents::quality::{RenderQuality, TrackQuality};
 use crate::encode::{self, AudioConfig, EncodedSlice, Encoder, Grid, VideoConfig};
+use crate::engine::witness;
 use crate::frame::Canvas;
 use crate::layout::{self, Layout, LayoutMemory, Transition};
 use crate::mix::{Mixer, SpeechMeter};
@@ -149,6 +150,8 @@ pub struct RenderCore {
     tracks: BTreeMap<TrackKey, Track>,
     clocks: BTreeMap<(SfuId, PeerId), ParticipantClock>,
     orphans: Vec<(TrackKey, Packet)>,
+    /// Tracks that are left out.
+    banned: BTreeSet<TrackKey>,
     stage: Stage,
     painter: Painter,
     canvas: Canvas,
@@ -186,6 +189,7 @@ impl RenderCore {
             tracks: BTreeMap::new(),
             clocks: BTreeMap::new(),
             orphans: Vec::new(),
+            banned: BTreeSet::new(),
             stage,
             painter: Painter::dressed(spec.width, spec.height, &spec.look)?,
             canvas: Canvas::new(spec.width as usize, spec.height as usize),
@@ -312,8 +316,10 @@ impl RenderCore {
         // Only now all sender reports of the window are known, those of a participant's other tracks too.
         for (key, track) in &mut self.tracks {
             let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
+            witness::at(key, header.room_seen);
             track.place(clock);
         }
+        witness::done();
         self.pass_before_warm_up(start, header.room_seen);
         Ok(())
     }
@@ -355,7 +361,15 @@ impl RenderCore {
         }
     }
 
+    /// Leaves tracks out: nothing of them is looked at. Call it before the first window.
+    pub fn ban(&mut self, tracks: BTreeSet<TrackKey>) {
+        self.banned = tracks;
+    }
+
     fn receive(&mut self, key: &TrackKey, packet: Packet) {
+        if self.banned.contains(key) {
+            return;
+        }
         match self.tracks.get_mut(key) {
             Some(track) => {
                 let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
@@ -497,10 +511,12 @@ impl RenderCore {
             self.samples = until;
             return Ok(());
         }
+        let witnessed = self.start.unwrap_or_default().offset_micros(self.samples.saturating_mul(1000) / 48);
         let state = self.room.state();
         let mut sum = vec![[0.0; 2]; count];
         for (key, track) in &mut self.tracks {
             let TrackMedia::Audio(audio) = &mut track.media else { continue };
+            witness::at(key, witnessed);
             let sound = audio.take(count);
             let Producer { peer, kind, .. } = &track.producer;
             let is_audible = !state.is_paused()
@@ -512,6 +528,7 @@ impl RenderCore {
                 self.meters.entry(peer.clone()).or_default().measure(heard, count);
             }
         }
+        witness::done();
         let mixed = self.mixer.finish(sum);
         let unwanted = 2 * wanted_from.saturating_sub(self.samples).clamp(0, count as i64) as usize;
         self.samples = until;

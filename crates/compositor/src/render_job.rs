@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span};
 use crate::claim::{self, Claim};
 use crate::documents::Documents;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
-use crate::engine::{self, Engine, Work};
+use crate::engine::{self, Engine, Isolation, Work};
 use crate::join::OutOfOrder;
 use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::outputs::{self, Outputs};
@@ -103,6 +103,7 @@ impl Error {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.is_permanent(),
+            Self::Render(error) => error.is_permanent(),
             Self::Outputs(error) => error.is_permanent(),
             Self::Coordination(error) => matches!(error, CoordinationError::Refused { .. }),
             _ => true,
@@ -153,6 +154,7 @@ pub struct Job {
     /// Where the newest window ends on the log's clock.
     log_end: LogTime,
     final_seen: bool,
+    isolation: Option<Arc<Isolation>>,
     files: BTreeSet<String>,
 }
 
@@ -228,9 +230,16 @@ impl Job {
             trace_parent: None,
             log_end: LogTime::default(),
             final_seen: false,
+            isolation: None,
             files: BTreeSet::new(),
             job,
         }
+    }
+
+    /// Renders in processes of their own, if there is to be isolation.
+    #[must_use]
+    pub fn isolated(self, isolation: Option<Arc<Isolation>>) -> Self {
+        Self { isolation, ..self }
     }
 
     /// The leader rewrote the job without taking it away.
@@ -301,7 +310,7 @@ impl Job {
             return Err(Error::Missing { found: existing, expected });
         }
         let work = Work { spec: spec.clone(), fold: self.job.spec.clone(), first: existing, late: None };
-        let engine = Engine::open(work).await?;
+        let engine = Engine::open(work, self.isolation.as_ref(), &self.ports.store).await?;
         let (video, audio) = (engine.video_config().clone(), engine.audio_config().clone());
         put_init(&*self.ports.store, &self.keys.init(&spec.id), &video, &audio).await?;
         let start = first.header.room_start + late.map_or(Duration::ZERO, |late| late.stretch().start);

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::dev::{self, Embedded};
 use crate::publish::{AnySource, RoomArgs, describe, publisher, tell_problems};
 use crate::roles::RecordingSettings;
+use crate::sandbox::SandboxSettings;
 use crate::telemetry::{self, TelemetryArgs};
 use crate::{output, shutdown};
 
@@ -49,6 +50,8 @@ pub struct DemoArgs {
     room: RoomArgs,
     #[command(flatten)]
     recordings: RecordingSettings,
+    #[command(flatten)]
+    sandbox: SandboxSettings,
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let source = args.room.open()?;
     let telemetry = telemetry::start(&args.telemetry, "demo", "warn")?;
     let leaving = shutdown::token()?;
-    let embedded = Embedded::start(dev::ports(&args.out).await?, &args.recordings, SHARDS).await?;
+    let embedded = Embedded::start(dev::ports(&args.out).await?, &args.recordings, &args.sandbox, SHARDS).await?;
     let told = tokio::select! {
         told = record(args, source, &embedded) => told,
         () = leaving.cancelled() => Err(anyhow::anyhow!("ended by a signal before the recording was complete")),

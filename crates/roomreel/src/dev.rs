@@ -21,6 +21,7 @@ use roomreel_shared::ports::Ports;
 use crate::api::ApiSettings;
 use crate::publish::{RoomArgs, publisher, tell_problems};
 use crate::roles::RecordingSettings;
+use crate::sandbox::SandboxSettings;
 use crate::settings::{ClusterArgs, LogArgs, ServiceArgs, TenantArgs};
 use crate::{health, output, outside, shutdown, telemetry};
 
@@ -59,6 +60,8 @@ pub struct DevArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    sandbox: SandboxSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +81,7 @@ pub async fn run(args: &DevArgs) -> anyhow::Result<()> {
     if args.dev_log == DevLog::Nats {
         (ports.log, ports.bus) = outside::log(&args.log, &args.cluster).await?;
     }
-    let embedded = Embedded::start(ports, &args.recordings, args.cluster.shards).await?;
+    let embedded = Embedded::start(ports, &args.recordings, &args.sandbox, args.cluster.shards).await?;
     let ports = &embedded.ports;
     health::serve("dev", args.service.health_listen, ports.clone(), leaving.clone()).await?;
     let (verifier, token) = if args.api.has_keys() {
@@ -155,12 +158,19 @@ impl Embedded {
     ///
     /// # Errors
     /// If a setting is out of its range or a role cannot be started.
-    pub async fn start(ports: Ports, recordings: &RecordingSettings, shards: u32) -> anyhow::Result<Self> {
+    pub async fn start(
+        ports: Ports,
+        recordings: &RecordingSettings,
+        sandbox: &SandboxSettings,
+        shards: u32,
+    ) -> anyhow::Result<Self> {
         let name = |role: &str| NodeId::new(format!("{role}-0"));
         let config = recordings.config(name("coordinator")?, shards, LEASE)?;
         let coordinator = Coordinator::start(ports.clone(), config).await.context("start the coordinator")?;
+        let rendering =
+            CompositorConfig { isolation: sandbox.isolation()?, ..CompositorConfig::new(name("compositor")?) };
         let ingest = IngestNode::start(ports.clone(), IngestConfig::new(name("ingest")?)).await;
-        let compositor = CompositorNode::start(ports.clone(), CompositorConfig::new(name("compositor")?)).await;
+        let compositor = CompositorNode::start(ports.clone(), rendering).await;
         Ok(Self {
             ports,
             coordinator,

@@ -18,6 +18,7 @@ mod recording_export;
 mod recording_files;
 mod render;
 mod roles;
+mod sandbox;
 mod settings;
 mod shutdown;
 mod telemetry;
@@ -96,6 +97,11 @@ pub fn command() -> clap::Command {
 
 /// Runs the program and says how it ended; errors are told on standard error, in one line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    // Not a command for people, and not one that has settings.
+    if let Some(jail) = sandbox::jail(&arguments) {
+        return sandbox::serve(&jail).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+    }
     let parsed = config::matches(command(), arguments).and_then(|(matches, mut command)| {
         Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command).into())
     });

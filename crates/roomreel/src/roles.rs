@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiSettings;
 use crate::config::duration;
+use crate::sandbox::SandboxSettings;
 use crate::settings::{OutsideArgs, ServiceArgs};
 use crate::telemetry::Telemetry;
 use crate::{health, outside, shutdown, telemetry};
@@ -113,7 +114,7 @@ pub async fn coordinator(args: &CoordinatorArgs) -> anyhow::Result<()> {
 /// # Errors
 /// If the role cannot be started.
 pub async fn compositor(args: &CompositorArgs) -> anyhow::Result<()> {
-    let config = args.compositor.config(args.service.node());
+    let config = args.compositor.config(args.service.node())?;
     let process = Process::start("compositor", &args.service, &args.outside).await?;
     let handle = CompositorNode::start(process.ports.clone(), config).await.context("start the compositor")?;
     process.until_asked_to_end().await;
@@ -202,17 +203,20 @@ pub struct CompositorSettings {
     /// What this node can carry, in thousandths of a core; renders are spread by it. [default: all cores]
     #[arg(long, value_name = "MILLICORES")]
     compositor_capacity: Option<u64>,
+    #[command(flatten)]
+    sandbox: SandboxSettings,
 }
 
 impl CompositorSettings {
-    fn config(&self, node: NodeId) -> CompositorConfig {
+    fn config(&self, node: NodeId) -> anyhow::Result<CompositorConfig> {
         let default = CompositorConfig::new(node);
-        CompositorConfig {
+        Ok(CompositorConfig {
+            isolation: self.sandbox.isolation()?,
             lease_ttl: self.compositor_lease,
             max_jobs: self.compositor_max_jobs.unwrap_or(default.max_jobs),
             capacity: self.compositor_capacity.unwrap_or(default.capacity),
             ..default
-        }
+        })
     }
 }
 

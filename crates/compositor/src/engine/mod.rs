@@ -1,19 +1,38 @@
-//! Where a render's media is decoded, drawn and encoded: beside the decisions about it, or apart from them.
+//! Where a render's media is decoded, drawn and encoded: in this process, or in one of its own that can do nothing else.
 //!
-//! Owns the one render core of a job and that it is asked for one thing at a time, away from the runtime's threads. Does not own what is
-//! rendered ([`crate::render`]), nor what becomes of it ([`crate::render_job`]).
+//! Owns the one render core of a job and that it is asked for one thing at a time; that a process of its own is shut off, watched and replaced.
+//! Does not own what is rendered ([`crate::render`]), nor what becomes of it ([`crate::render_job`]), nor when what failed is asked again.
 
+mod child;
+mod crashes;
+#[cfg_attr(not(target_os = "linux"), path = "jail_elsewhere.rs")]
+mod jail;
+mod local;
+mod serve;
+mod wire;
+pub(crate) mod witness;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::late::LateJob;
+use roomreel_shared::ports::{ObjectStore, StoreError};
 use roomreel_shared::window::Window;
 use tracing::Span;
+
+pub use serve::serve;
 
 use crate::documents::quality::RenderQuality;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
 use crate::render::{self, RenderCore};
+use child::Child;
+use local::Local;
 
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -21,9 +40,49 @@ pub enum Error {
     /// The render cannot go on.
     #[error(transparent)]
     Render(#[from] render::Error),
+    /// The same, as its process said it.
+    #[error("{0}")]
+    Refused(String),
     /// The render panicked: a bug, or a bitstream that found one.
     #[error("the render crashed")]
     Crashed,
+    /// Its process died; asked again, another one goes on.
+    #[error("the render's process was lost on the way to slice {slice}: {how}")]
+    Lost {
+        /// The slice that was to come.
+        slice: u64,
+        /// How it ended.
+        how: String,
+    },
+    /// Its process died again and again, and no track is to blame.
+    #[error("the render's process dies on the way to slice {slice}: {how}")]
+    GaveUp {
+        /// The slice that was to come.
+        slice: u64,
+        /// How it ended the last time.
+        how: String,
+    },
+    /// There is no process for it.
+    #[error("the render's process does not start: {0}")]
+    Spawn(#[from] io::Error),
+    /// Its process is not shut off as it has to be.
+    #[error("this system does not isolate a render's process as `sandbox = required` asks: it lacks {0}")]
+    NotIsolated(String),
+    /// A window that a new process needs could not be read again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Error {
+    /// Whether the same cannot succeed later.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_permanent(),
+            Self::Lost { .. } | Self::Spawn(_) => false,
+            _ => true,
+        }
+    }
 }
 
 /// What is rendered.
@@ -56,49 +115,150 @@ impl Work {
     }
 }
 
-/// Renders in this process.
-pub struct Engine {
-    /// `None` while it works in another thread, and after it panicked there.
-    core: Option<Box<RenderCore>>,
-    video: VideoConfig,
-    audio: AudioConfig,
+/// How renders have processes of their own.
+#[derive(Debug, Clone)]
+pub struct Isolation {
+    /// What is run.
+    pub program: PathBuf,
+    /// With what; followed by what [`Jail`] says, as `--memory-bytes COUNT` and `--page NUMBER`.
+    pub arguments: Vec<OsString>,
+    /// Nothing is rendered where the system lacks a part of the isolation.
+    pub is_required: bool,
+    /// A process that has made no step for this long is killed.
+    pub still_limit: Duration,
+    /// One that has not answered after this long, and this many times a slice's length, is killed.
+    pub answer_limit: (Duration, u32),
+    /// For tests: what goes wrong in every process.
+    #[cfg(debug_assertions)]
+    pub fault: Option<Fault>,
+}
+
+impl Isolation {
+    /// By this program, which serves a render ([`serve`]) when it is called with these arguments.
+    #[must_use]
+    pub fn new(program: PathBuf, arguments: Vec<OsString>, is_required: bool) -> Self {
+        Self {
+            program,
+            arguments,
+            is_required,
+            still_limit: Duration::from_secs(20),
+            answer_limit: (Duration::from_secs(60), 30),
+            #[cfg(debug_assertions)]
+            fault: None,
+        }
+    }
+
+    /// What this system lacks of the isolation, in words, as a process finds it that is started for that.
+    ///
+    /// # Errors
+    /// [`Error::Spawn`], [`Error::Lost`]; [`Error::NotIsolated`] where that is not enough.
+    pub async fn probe(&self) -> Result<Vec<String>, Error> {
+        child::probe(self).await
+    }
+}
+
+/// What a process of a render's own is told on its command line.
+#[derive(Debug, Clone, Copy)]
+pub struct Jail {
+    /// What it may use of the address space beyond libraries and fonts.
+    pub memory_bytes: u64,
+    /// The file that is its witness's page.
+    pub page: Option<RawFd>,
+}
+
+/// For tests: what a process does when it comes to a track.
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Fault {
+    /// Id of the track.
+    pub track: String,
+    /// It hangs; otherwise it aborts.
+    pub hangs: bool,
+}
+
+#[cfg(debug_assertions)]
+impl Fault {
+    fn strike(&self, track: &roomreel_shared::window::TrackKey) {
+        if track.track.as_str() != self.track {
+            return;
+        }
+        while self.hangs {
+            std::hint::spin_loop();
+        }
+        std::process::abort();
+    }
+}
+
+/// Renders.
+pub struct Engine(Kind);
+
+enum Kind {
+    Local(Local),
+    Child(Box<Child>),
 }
 
 impl Engine {
-    /// Sets the render up.
+    /// Sets the render up: in a process of its own, if there is to be isolation. Windows that it has been given are read again from `store` if
+    /// another process has to take over.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub async fn open(work: Work) -> Result<Self, Error> {
-        let core = in_thread(move || work.begin()).await?.map(Box::new)?;
-        let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
-        Ok(Self { core: Some(core), video, audio })
+    pub async fn open(
+        work: Work,
+        isolation: Option<&Arc<Isolation>>,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Result<Self, Error> {
+        Ok(Self(match isolation {
+            Some(isolation) => Kind::Child(Box::new(Child::open(work, isolation.clone(), store.clone()).await?)),
+            None => Kind::Local(Local::open(work).await?),
+        }))
     }
 
     /// What containers say about the video.
     #[must_use]
     pub fn video_config(&self) -> &VideoConfig {
-        &self.video
+        match &self.0 {
+            Kind::Local(local) => &local.video,
+            Kind::Child(child) => &child.video,
+        }
     }
 
     /// What containers say about the audio.
     #[must_use]
     pub fn audio_config(&self) -> &AudioConfig {
-        &self.audio
+        match &self.0 {
+            Kind::Local(local) => &local.audio,
+            Kind::Child(child) => &child.audio,
+        }
     }
 
     /// Number of the slice that [`Self::next_slice`] would give.
     #[must_use]
     pub fn next_number(&self) -> Option<u64> {
-        self.core.as_ref().and_then(|core| core.next_number())
+        match &self.0 {
+            Kind::Local(local) => local.next_number(),
+            Kind::Child(child) => child.next_number(),
+        }
+    }
+
+    /// Process that renders, if it is not this one and lives.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        match &self.0 {
+            Kind::Local(_) => None,
+            Kind::Child(child) => child.process_id(),
+        }
     }
 
     /// Takes the next window of the chain.
     ///
     /// # Errors
-    /// Any [`Error`].
+    /// Any [`Error`]; the window is not taken.
     pub async fn push_window(&mut self, window: Arc<Window>) -> Result<(), Error> {
-        Ok(self.with_core(move |core| core.push_window(&window)).await??)
+        match &mut self.0 {
+            Kind::Local(local) => local.push_window(window).await,
+            Kind::Child(child) => child.push_window(&window).await,
+        }
     }
 
     /// Renders the next slice within `span`, if it is due.
@@ -106,31 +266,18 @@ impl Engine {
     /// # Errors
     /// Any [`Error`].
     pub async fn next_slice(&mut self, span: Span) -> Result<Option<EncodedSlice>, Error> {
-        let slice = self.with_core(move |core| span.in_scope(|| core.next_slice())).await??;
-        Ok(slice.map(|slice| slice.encoded))
+        match &mut self.0 {
+            Kind::Local(local) => local.next_slice(span).await,
+            Kind::Child(child) => child.next_slice().await,
+        }
     }
 
     /// What is to be said of this render, so far.
     #[must_use]
     pub fn quality(&self) -> Option<RenderQuality> {
-        self.core.as_ref().map(|core| core.quality())
+        match &self.0 {
+            Kind::Local(local) => local.quality(),
+            Kind::Child(child) => child.quality(),
+        }
     }
-
-    async fn with_core<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut RenderCore) -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        let mut core = self.core.take().ok_or(Error::Crashed)?;
-        let (core, result) = in_thread(move || {
-            let result = work(&mut core);
-            (core, result)
-        })
-        .await?;
-        self.core = Some(core);
-        Ok(result)
-    }
-}
-
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
 }

@@ -28,11 +28,11 @@ pub(crate) struct SpanJob {
 impl SpanJob {
     /// The spans `todo` of `late`.
     pub(crate) fn new(given: RenderArguments, spec: CompositeSpec, late: LateJob, todo: Range<u64>) -> Self {
-        let RenderArguments { ports, node, job, revision, busy } = given;
+        let RenderArguments { ports, node, job, revision, busy, isolation } = given;
         Self {
             claim: Claim::new(node, &job, revision),
             composite: spec.id.clone(),
-            spans: Spans::new(ports.store.clone(), spec, job.spec, late, todo),
+            spans: Spans::new(ports.store.clone(), spec, job.spec, late, todo).isolated(isolation),
             ports,
             busy,
             meters: Meters::new(),

@@ -20,6 +20,7 @@ pub use dress::{Error as LookError, wear};
 use roomreel_shared::look::Look;
 pub(crate) use scale::fitted;
 use surface::{Corners, Kept};
+pub(crate) use text::load_fonts;
 
 /// Draws one composite, frame after frame.
 ///

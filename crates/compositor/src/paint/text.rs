@@ -33,18 +33,34 @@ pub(super) struct Line {
     pub width: f32,
 }
 
+/// Looking through the system's fonts takes a while, and they do not change.
+static INSTALLED: OnceLock<fontdb::Database> = OnceLock::new();
+
+fn find_fonts() -> fontdb::Database {
+    let mut fonts = fontdb::Database::new();
+    fonts.load_system_fonts();
+    // They stand in for a script as soon as they have a letter of it, and names look typewritten.
+    let typewriters: Vec<_> = fonts.faces().filter(|face| face.monospaced).map(|face| face.id).collect();
+    typewriters.into_iter().for_each(|face| fonts.remove_face(face));
+    fonts
+}
+
+/// Has every font at hand, so that no file has to be opened later.
+pub(crate) fn load_fonts() {
+    INSTALLED.get_or_init(|| {
+        let mut fonts = find_fonts();
+        let faces: Vec<_> = fonts.faces().map(|face| face.id).collect();
+        for face in faces {
+            // SAFETY: fonts of the system are replaced, not written over. One that cannot be read is not used.
+            let _ = unsafe { fonts.make_shared_face_data(face) };
+        }
+        fonts
+    });
+}
+
 impl Fonts {
     pub fn new() -> Self {
-        // Looking through the system's fonts takes a while, and they do not change.
-        static INSTALLED: OnceLock<fontdb::Database> = OnceLock::new();
-        let fonts = INSTALLED.get_or_init(|| {
-            let mut fonts = fontdb::Database::new();
-            fonts.load_system_fonts();
-            // They stand in for a script as soon as they have a letter of it, and names look typewritten.
-            let typewriters: Vec<_> = fonts.faces().filter(|face| face.monospaced).map(|face| face.id).collect();
-            typewriters.into_iter().for_each(|face| fonts.remove_face(face));
-            fonts
-        });
+        let fonts = INSTALLED.get_or_init(find_fonts);
         let is_installed =
             |family: &str| fonts.faces().any(|face| face.families.iter().any(|(name, _)| name == family));
         Self {

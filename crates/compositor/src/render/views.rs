@@ -10,6 +10,7 @@ use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::TrackKey;
 
 use super::{Track, TrackMedia};
+use crate::engine::witness;
 use crate::frame::{Picture, PictureId};
 use crate::layout::{Arrangement, Content, Fit, Rect, SourceId, Tile};
 use crate::paint;
@@ -61,7 +62,10 @@ impl Views {
                     continue;
                 }
                 let picture = keys.iter().find_map(|key| match &mut tracks.get_mut(key)?.media {
-                    TrackMedia::Video(video) => video.picture(frame.t, tile.rect.width, tile.rect.height),
+                    TrackMedia::Video(video) => {
+                        witness::at(key, frame.t);
+                        video.picture(frame.t, tile.rect.width, tile.rect.height)
+                    }
                     TrackMedia::Audio(_) => None,
                 });
                 if let Some(picture) = picture {
@@ -73,6 +77,7 @@ impl Views {
         if let Some(last) = frames.last() {
             for (key, track) in tracks {
                 if let TrackMedia::Video(video) = &mut track.media {
+                    witness::at(key, last.t);
                     video.pass(last.t);
                     if !state.track(key).is_some_and(|track| track.is_live()) {
                         video.blank();
@@ -80,6 +85,7 @@ impl Views {
                 }
             }
         }
+        witness::done();
         pictures
     }
 

@@ -1,0 +1,62 @@
+//! A render core in this process, in threads that may block.
+
+use std::sync::Arc;
+
+use roomreel_shared::window::Window;
+use tracing::Span;
+
+use super::{Error, Work};
+use crate::documents::quality::RenderQuality;
+use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
+use crate::render::RenderCore;
+
+/// Renders in this process.
+pub(super) struct Local {
+    /// `None` while it works in another thread, and after it panicked there.
+    core: Option<Box<RenderCore>>,
+    pub(super) video: VideoConfig,
+    pub(super) audio: AudioConfig,
+}
+
+impl Local {
+    pub(super) async fn open(work: Work) -> Result<Self, Error> {
+        let core = in_thread(move || work.begin()).await?.map(Box::new)?;
+        let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
+        Ok(Self { core: Some(core), video, audio })
+    }
+
+    pub(super) fn next_number(&self) -> Option<u64> {
+        self.core.as_ref().and_then(|core| core.next_number())
+    }
+
+    pub(super) async fn push_window(&mut self, window: Arc<Window>) -> Result<(), Error> {
+        Ok(self.with_core(move |core| core.push_window(&window)).await??)
+    }
+
+    pub(super) async fn next_slice(&mut self, span: Span) -> Result<Option<EncodedSlice>, Error> {
+        let slice = self.with_core(move |core| span.in_scope(|| core.next_slice())).await??;
+        Ok(slice.map(|slice| slice.encoded))
+    }
+
+    pub(super) fn quality(&self) -> Option<RenderQuality> {
+        self.core.as_ref().map(|core| core.quality())
+    }
+
+    async fn with_core<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut RenderCore) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut core = self.core.take().ok_or(Error::Crashed)?;
+        let (core, result) = in_thread(move || {
+            let result = work(&mut core);
+            (core, result)
+        })
+        .await?;
+        self.core = Some(core);
+        Ok(result)
+    }
+}
+
+async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
+}

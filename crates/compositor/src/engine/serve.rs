@@ -1,0 +1,83 @@
+//! The process in which a render's media is decoded, drawn and encoded: reads requests, answers them, ends when its supervisor does.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use bytes::Bytes;
+use roomreel_shared::window::Window;
+
+use super::wire::{self, Due, Hello, Kind, Ready, Rendered, Start};
+use super::witness::Witness;
+use super::{Jail, jail};
+use crate::paint;
+use crate::render::RenderCore;
+
+/// Serves one render on standard input and output, from within the jail.
+///
+/// # Errors
+/// The pipes broke, or something came over them that makes no sense.
+pub fn serve(given: &Jail) -> io::Result<()> {
+    // SAFETY: the supervisor says that it has handed down this file, for nothing else.
+    let page = given.page.map(|fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) });
+    paint::load_fonts();
+    let lacks = jail::enter(given.memory_bytes, page.as_ref().map(|page| page.as_raw_fd()));
+    let mut from = BufReader::new(io::stdin().lock());
+    let mut to = BufWriter::new(io::stdout().lock());
+    wire::write_text(&mut to, Kind::Hello, &Hello { lacks })?;
+    answer(&mut from, &mut to, page.map(File::from))
+}
+
+fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::Result<()> {
+    let Some((Kind::Start, content)) = wire::read(from)? else { return Ok(()) };
+    let start: Start = wire::read_text(&content)?;
+    if let Some(page) = page {
+        let witness = Witness::new(page);
+        #[cfg(debug_assertions)]
+        let witness = witness.with_fault(start.fault.clone());
+        witness.take_the_stand();
+    }
+    let (work, banned) = start.work();
+    let mut core = match work.begin() {
+        Ok(core) => core,
+        Err(error) => return failed(to, &error),
+    };
+    core.ban(banned);
+    let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else {
+        return failed(to, &"there is no encoder");
+    };
+    let ready = Ready { sps: video.sps.to_vec(), pps: video.pps.to_vec(), specific: audio.specific.to_vec() };
+    wire::write_text(to, Kind::Ready, &ready)?;
+    while let Some((kind, content)) = wire::read(from)? {
+        match kind {
+            Kind::Window => window(&mut core, content, to)?,
+            Kind::Next => next(&mut core, to)?,
+            _ => return Err(wire::invalid("an answer in place of a request")),
+        }
+    }
+    Ok(())
+}
+
+fn window(core: &mut RenderCore, object: Bytes, to: &mut impl Write) -> io::Result<()> {
+    let window = match Window::parse(object) {
+        Ok(window) => window,
+        Err(error) => return failed(to, &error),
+    };
+    match core.push_window(&window) {
+        Ok(()) => wire::write_text(to, Kind::Due, &Due { next: core.next_number() }),
+        Err(error) => failed(to, &error),
+    }
+}
+
+fn next(core: &mut RenderCore, to: &mut impl Write) -> io::Result<()> {
+    let slice = match core.next_slice() {
+        Ok(slice) => slice,
+        Err(error) => return failed(to, &error),
+    };
+    wire::write_text(to, Kind::Rendered, &Rendered::new(slice.is_some(), core.next_number(), core.quality()))?;
+    slice.map_or(Ok(()), |slice| wire::write(to, Kind::Slice, &wire::encode_slice(&slice.encoded)))
+}
+
+fn failed(to: &mut impl Write, why: &impl ToString) -> io::Result<()> {
+    wire::write(to, Kind::Failed, why.to_string().as_bytes())
+}
