@@ -83,17 +83,17 @@ struct Filled {
     window_ms: u64,
 }
 
-async fn fill(load: Load) -> Result<(Filled, Sample)> {
+async fn fill(load: Load) -> Result<Filled> {
     let nats = NatsServer::start().await?;
     let log = children::log(&nats.url()).await?;
     let before = time_of(nats.process()?)?;
     let sample = run(&Role::Publish { nats: nats.url(), load }, None).await?;
     let server = time_of(nats.process()?)? - before;
     let messages = log.last_sequence(Shard::all(1).next().context("a shard")?).await?;
-    row("publisher library, to JetStream", &[sample.clone()], &[server], messages, &[]);
+    row("publisher library, to JetStream", std::slice::from_ref(&sample), &[server], messages, &[]);
     let windows = (sample.bytes / load.rooms as u64 / WINDOW_BYTES).max(1);
     let window_ms = ((sample.wall * 1000.0) as u64 / windows).max(1);
-    Ok((Filled { beginnings: beginnings(&log, load.rooms).await?, nats, load, messages, window_ms }, sample))
+    Ok(Filled { beginnings: beginnings(&log, load.rooms).await?, nats, load, messages, window_ms })
 }
 
 /// Where each room begins in the log.
@@ -140,7 +140,7 @@ async fn throughput(failures: &mut Vec<String>) -> Result<()> {
             "{:<34} {:>11} {:>8} {:>10} {:>9} {:>8} {:>7}",
             "", "packets/s", "MB/s", "µs/message", "NATS µs/m", "S3 MB/s", "spread"
         );
-        let (filled, _) = fill(load).await?;
+        let filled = fill(load).await?;
         let bucket = Bucket::start().await?;
         let medians = rounds(&filled, &bucket).await?;
         let [raw, acknowledged, null, s3, _] = medians;
