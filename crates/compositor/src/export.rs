@@ -121,6 +121,8 @@ enum Sink {
     Sound(Sound),
     Janus(Janus),
     Dump(RtpDump),
+    /// A file of the track could not be written: the others go on.
+    Broken,
 }
 
 struct Track {
@@ -137,7 +139,7 @@ impl Track {
             Sink::Video(video) => video.write_before(end, start, &mut self.intake, &mut self.files),
             Sink::Sound(sound) => sound.write_before(end, start, &mut self.intake, &mut self.files),
             Sink::Janus(janus) => janus.write_before(end, start, &mut self.intake, &mut self.files),
-            Sink::Dump(_) => Ok(()),
+            Sink::Dump(_) | Sink::Broken => Ok(()),
         }
     }
 
@@ -147,6 +149,7 @@ impl Track {
             Sink::Sound(sound) => sound.finish()?,
             Sink::Janus(janus) => janus.finish()?,
             Sink::Dump(dump) => dump.finish()?,
+            Sink::Broken => {}
         }
         Ok(self.files.written)
     }
@@ -229,11 +232,16 @@ impl Exporter {
             None => header.room_seen.offset_micros(-ALLOWANCE_US),
         };
         // Only now all sender reports of the window are known, those of a participant's other tracks too.
+        let mut broken = Vec::new();
         for (key, track) in &mut self.tracks {
             let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
             track.intake.place(clock);
-            track.write_before(end, start)?;
+            if let Err(error) = track.write_before(end, start) {
+                broken.push(error.to_string());
+                track.sink = Sink::Broken;
+            }
         }
+        broken.into_iter().for_each(|why| self.note(why));
         Ok(())
     }
 
@@ -244,9 +252,11 @@ impl Exporter {
     /// [`Error::File`].
     pub fn finish(mut self) -> Result<(Vec<ExportedFile>, Vec<String>), Error> {
         if let Some((_, start)) = self.recording {
-            for (_, mut track) in self.tracks {
-                track.write_before(RoomTime::from_micros(i64::MAX), start)?;
-                self.done.extend(track.finish()?);
+            for (_, mut track) in std::mem::take(&mut self.tracks) {
+                match track.write_before(RoomTime::from_micros(i64::MAX), start).and_then(|()| track.finish()) {
+                    Ok(files) => self.done.extend(files),
+                    Err(error) => self.note(error.to_string()),
+                }
             }
         }
         self.done.sort_by(|a, b| a.name.cmp(&b.name));
@@ -288,8 +298,10 @@ impl Exporter {
             let track = Track { intake: Intake::new(producer.clone()), producer, files, sink };
             if let Some(mut replaced) = self.tracks.insert(key, track) {
                 let start = self.recording.as_ref().map_or(RoomTime::default(), |(_, start)| *start);
-                replaced.write_before(RoomTime::from_micros(i64::MAX), start)?;
-                self.done.extend(replaced.finish()?);
+                match replaced.write_before(RoomTime::from_micros(i64::MAX), start).and_then(|()| replaced.finish()) {
+                    Ok(files) => self.done.extend(files),
+                    Err(error) => self.note(error.to_string()),
+                }
             }
         }
         Ok(())
@@ -298,6 +310,7 @@ impl Exporter {
     fn receive(&mut self, key: &TrackKey, packet: Packet, start: RoomTime) -> Result<(), Error> {
         match self.tracks.get_mut(key) {
             Some(Track { sink: Sink::Dump(dump), files, .. }) => dump.write(&packet, start, files)?,
+            Some(Track { sink: Sink::Broken, .. }) => {}
             Some(track) => {
                 let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
                 track.intake.receive(&packet, clock);

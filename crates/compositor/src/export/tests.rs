@@ -15,6 +15,7 @@ use super::playable::{format_of, sound_format};
 use super::*;
 use crate::depacketize::CodedPicture;
 use crate::frame::Canvas;
+use crate::mux::libav::ByteSink;
 use crate::render::tests::windows;
 
 /// Decodes the file without a warning; where its media begins and how long it lasts, seconds.
@@ -95,6 +96,28 @@ fn windows_of_another_recording_are_refused() {
     exporter.push_window(&window).expect("the first one");
     window.header.recording = RecordingId::new("other").expect("valid");
     assert!(matches!(exporter.push_window(&window), Err(Error::WrongRecording { .. })));
+}
+
+/// Refuses the files of one track.
+struct Refusing(Directory);
+
+impl FileMaker for Refusing {
+    fn create(&self, name: &str) -> io::Result<Box<dyn ByteSink>> {
+        if name.contains("video") { Err(io::Error::other("no room")) } else { self.0.create(name) }
+    }
+}
+
+#[test]
+fn a_track_that_cannot_be_written_costs_no_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for format in [Format::Playable, Format::Mjr] {
+        let files = Refusing(Directory(directory.path().to_owned()));
+        let mut exporter = Exporter::with(Arc::new(files), format);
+        windows().iter().for_each(|window| exporter.push_window(window).expect("the others are written"));
+        let (files, notes) = exporter.finish().expect("the others are written");
+        assert_eq!((files.len(), notes.len()), (1, 1), "{notes:?}");
+        assert!(notes[0].contains("amara-video") && notes[0].contains("no room"), "{notes:?}");
+    }
 }
 
 fn video(name: &str, options: &[(&str, &str)]) -> Vec<Vec<u8>> {
