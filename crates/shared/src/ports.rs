@@ -201,6 +201,15 @@ pub struct Upload {
     pub id: String,
 }
 
+/// An upload that was begun and neither completed nor aborted: one under way, or what a process left that was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// Which.
+    pub upload: Upload,
+    /// How long ago it was begun.
+    pub age: Duration,
+}
+
 /// A part that the store has; given back on completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedPart {
@@ -251,8 +260,13 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Joins the parts, in the order of numbers, to the object; creates it, atomically, if there is none under the key.
     async fn complete_upload(&self, upload: &Upload, parts: Vec<UploadedPart>) -> Result<(), StoreError>;
 
-    /// Drops the parts.
+    /// Drops the parts. Of an upload that is not there any more, there are none.
     async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError>;
+
+    /// Every upload, whoever began it, that was neither completed nor aborted; `None` where the store cannot tell.
+    async fn list_uploads(&self) -> Result<Option<Vec<OpenUpload>>, StoreError> {
+        Ok(None)
+    }
 
     /// A URL that gives the object to whoever has it, for `valid`; `None` where the store has no such thing.
     async fn presign_get(&self, key: &Key, valid: Duration) -> Result<Option<String>, StoreError>;

@@ -5,6 +5,7 @@ mod nats;
 mod process;
 mod roomreel;
 mod s3;
+mod uploads;
 
 pub use etcd::EtcdServer;
 pub use nats::NatsServer;

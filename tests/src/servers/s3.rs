@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
 use hyper::body::Incoming;
 use hyper::header::IF_NONE_MATCH;
 use hyper::service::service_fn;
@@ -24,6 +26,8 @@ use s3s::{Body, HttpResponse};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, oneshot};
+
+use super::uploads::{self, Uploads};
 
 const ACCESS_KEY: &str = "ROOMREELTESTKEY";
 const SECRET_KEY: &str = "roomreel-test-secret";
@@ -67,6 +71,7 @@ struct State {
     fault: std::sync::Mutex<S3Fault>,
     writes: AtomicU32,
     history: std::sync::Mutex<Vec<Mutation>>,
+    uploads: Uploads,
     /// Writes with a condition pass one by one.
     conditional: Mutex<()>,
 }
@@ -224,11 +229,21 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
         S3Fault::Hang => return std::future::pending().await,
         _ => {}
     }
+    if let Some(listing) = state.uploads.answer(&request) {
+        return Ok(listing);
+    }
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let is_create = request.headers().contains_key(IF_NONE_MATCH);
     let mutation = Mutation { method: request.method().clone(), path: request.uri().path().to_owned(), is_create };
     let _one_by_one = if is_create { Some(state.conditional.lock().await) } else { None };
     let done = hyper::service::Service::call(&service, request).await;
-    let response = done.map_err(|error| anyhow!("s3s: {error:?}"))?;
+    let mut response = done.map_err(|error| anyhow!("s3s: {error:?}"))?;
+    if response.status().is_success() && uploads::concerns(&mutation.method, &query) {
+        let body: Vec<Bytes> = std::mem::take(response.body_mut()).try_collect().await.map_err(|e| anyhow!("{e}"))?;
+        let body = body.concat();
+        state.uploads.note(&mutation.method, &mutation.path, &query, &String::from_utf8_lossy(&body));
+        *response.body_mut() = Body::from(body);
+    }
     if is_write && response.status().is_success() {
         state.history.lock().expect("nothing panics while it is locked").push(mutation);
     }

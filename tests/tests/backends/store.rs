@@ -1,5 +1,6 @@
 //! The object store.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,9 +82,21 @@ async fn uploads_become_objects_once(store: &dyn ObjectStore) {
     assert!(matches!(refused, Err(StoreError::AlreadyExists { .. })), "{refused:?}");
     assert_eq!(store.size(&key).await.expect("asked"), whole.len() as u64);
     store.abort_upload(&late).await.expect("dropped");
-    let dropped = store.begin_upload(&keys.window(2)).await.expect("begun");
-    store.upload_part(&dropped, 1, second).await.expect("uploaded");
-    store.abort_upload(&dropped).await.expect("dropped");
+    assert_eq!(store.list_uploads().await.expect("listed"), Some(Vec::new()));
+    // What a process that was killed left is found, and dropped, by another one.
+    for number in 2..5 {
+        let left = store.begin_upload(&keys.window(number)).await.expect("begun");
+        store.upload_part(&left, 1, second.clone()).await.expect("uploaded");
+    }
+    let open = store.list_uploads().await.expect("listed").expect("this store can tell");
+    let of: BTreeSet<_> = open.iter().filter_map(|open| keys.window_number(&open.upload.key)).collect();
+    assert_eq!(of, [2, 3, 4].into(), "{open:?}");
+    assert!(open.iter().all(|open| open.age < Duration::from_secs(60)), "{open:?}");
+    for open in open {
+        store.abort_upload(&open.upload).await.expect("dropped");
+        store.abort_upload(&open.upload).await.ok();
+    }
+    assert_eq!(store.list_uploads().await.expect("listed"), Some(Vec::new()));
     let listed: Vec<_> = store.list(keys.prefix()).await.expect("listed").into_iter().map(|l| l.key).collect();
     assert_eq!(listed, [key]);
 }

@@ -38,6 +38,7 @@ pub enum Operation {
     UploadPart,
     CompleteUpload,
     AbortUpload,
+    ListUploads,
     // Coordination
     GrantLease,
     KeepAlive,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use roomreel_shared::key::Key;
-use roomreel_shared::ports::{Listed, MIN_PART_BYTES, ObjectStore, StoreError, Upload, UploadedPart};
+use roomreel_shared::ports::{Listed, MIN_PART_BYTES, ObjectStore, OpenUpload, StoreError, Upload, UploadedPart};
+use tokio::time::Instant;
 
 use super::faults::{Faults, Hook, Operation, under};
 use super::lock;
@@ -23,9 +24,15 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Key, Bytes>,
-    uploads: BTreeMap<String, (Key, BTreeMap<u32, Bytes>)>,
+    uploads: BTreeMap<String, Begun>,
     next_upload: u64,
     history: Option<Vec<Mutation>>,
+}
+
+struct Begun {
+    key: Key,
+    at: Instant,
+    parts: BTreeMap<u32, Bytes>,
 }
 
 /// What happened to an object.
@@ -133,7 +140,7 @@ impl State {
     }
 
     fn complete(&mut self, upload: &Upload, parts: &[UploadedPart]) -> Result<(), StoreError> {
-        let (_, uploaded) = self.uploads.get(&upload.id).ok_or_else(|| no_upload(upload))?;
+        let uploaded = &self.uploads.get(&upload.id).ok_or_else(|| no_upload(upload))?.parts;
         let mut numbers: Vec<_> = parts.iter().collect();
         numbers.sort_by_key(|part| part.number);
         let mut body = BytesMut::new();
@@ -230,7 +237,8 @@ impl ObjectStore for MemoryStore {
         let act = |state: &mut State| {
             state.next_upload += 1;
             let id = state.next_upload.to_string();
-            state.uploads.insert(id.clone(), (key.clone(), BTreeMap::new()));
+            let begun = Begun { key: key.clone(), at: Instant::now(), parts: BTreeMap::new() };
+            state.uploads.insert(id.clone(), begun);
             Ok(Upload { key: key.clone(), id })
         };
         self.call(Operation::BeginUpload, key.as_str(), act).await
@@ -238,7 +246,7 @@ impl ObjectStore for MemoryStore {
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Bytes) -> Result<UploadedPart, StoreError> {
         let act = |state: &mut State| {
-            let (_, parts) = state.uploads.get_mut(&upload.id).ok_or_else(|| no_upload(upload))?;
+            let parts = &mut state.uploads.get_mut(&upload.id).ok_or_else(|| no_upload(upload))?.parts;
             let part = UploadedPart { number, tag: tag(number, &body) };
             parts.insert(number, body);
             Ok(part)
@@ -256,6 +264,17 @@ impl ObjectStore for MemoryStore {
             Ok(())
         };
         self.call(Operation::AbortUpload, upload.key.as_str(), act).await
+    }
+
+    async fn list_uploads(&self) -> Result<Option<Vec<OpenUpload>>, StoreError> {
+        let act = |state: &mut State| {
+            let open = |(id, begun): (&String, &Begun)| OpenUpload {
+                upload: Upload { key: begun.key.clone(), id: id.clone() },
+                age: begun.at.elapsed(),
+            };
+            Ok(Some(state.uploads.iter().map(open).collect()))
+        };
+        self.call(Operation::ListUploads, "", act).await
     }
 
     async fn presign_get(&self, _key: &Key, _valid: Duration) -> Result<Option<String>, StoreError> {

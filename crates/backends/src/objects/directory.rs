@@ -3,7 +3,7 @@
 //! An object is written to a file beside its place, synced, and linked to its name if there is none; then the directory is
 //! synced. So an object whose create was answered survives a loss of power as far as the disk keeps its word, and one
 //! under its name is whole. Parts of an upload are objects below `.uploads/`; a process that dies in the middle of one
-//! leaves them there. Processes on one machine may share a directory.
+//! leaves them there, with a note of which upload it was. Processes on one machine may share a directory.
 
 use std::path::Path as FilePath;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload as _, ObjectStore as _, ObjectStoreExt as _, PutPayload};
 use roomreel_shared::ports::{StoreError, UploadedPart};
 
-use super::{Backend, Objects};
+use super::{Backend, NOTE, Objects};
 
 /// A directory of this machine.
 pub struct Directory(LocalFileSystem);
@@ -80,7 +80,7 @@ impl Backend for Directory {
     async fn clear(&self, joined: &Path, _id: &str) -> object_store::Result<()> {
         let upload = Path::from(joined.as_ref().trim_end_matches("/joined"));
         let left: Vec<_> = self.0.list(Some(&upload)).try_collect().await?;
-        for object in left {
+        for object in left.iter().filter(|object| object.location.filename() != Some(NOTE)) {
             self.0.delete(&object.location).await?;
         }
         Ok(())

@@ -11,7 +11,7 @@ mod directory;
 mod cloud;
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +19,8 @@ use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use roomreel_shared::key::Key;
-use roomreel_shared::ports::{Listed, ObjectStore, StoreError, Upload, UploadedPart};
+use roomreel_shared::ports::{Listed, ObjectStore, OpenUpload, StoreError, Upload, UploadedPart};
+use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "azure")]
 pub use self::cloud::{AzureConfig, AzureStore};
@@ -31,6 +32,21 @@ pub use self::directory::{Directory, DirectoryStore};
 const LIMIT: Duration = Duration::from_secs(40);
 /// What the keys of parts begin with; no key of ours does.
 const UPLOADS: &str = ".uploads/";
+/// The name beside the parts under which an upload is written down.
+const NOTE: &str = "upload";
+
+/// An upload, written down so that others can find it.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    key: String,
+    id: String,
+}
+
+impl Note {
+    fn of(upload: &Upload) -> Self {
+        Self { key: upload.key.to_string(), id: upload.id.clone() }
+    }
+}
 
 /// What differs between the backends.
 #[async_trait]
@@ -91,6 +107,25 @@ impl<B: Backend> Objects<B> {
     fn upload(&self, upload: &Upload) -> Result<(Path, String), StoreError> {
         let (nonce, id) = upload.id.split_once('/').unwrap_or((&upload.id, ""));
         Ok((self.path(&format!("{UPLOADS}{nonce}/joined"))?, id.to_owned()))
+    }
+
+    /// Where the upload is written down.
+    fn note(&self, upload: &Upload) -> Result<Path, StoreError> {
+        let nonce = upload.id.split_once('/').map_or(upload.id.as_str(), |(nonce, _)| nonce);
+        self.path(&format!("{UPLOADS}{nonce}/{NOTE}"))
+    }
+
+    /// Drops what is left of an upload, its note last: what is left when this breaks off is still found by it.
+    async fn clear(&self, upload: &Upload) -> Result<(), StoreError> {
+        let (joined, id) = self.upload(upload)?;
+        let note = self.note(upload)?;
+        let key = upload.key.as_str();
+        let gone_is_well = |cleared| match cleared {
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            cleared => cleared,
+        };
+        gone_is_well(self.limited(key, self.backend.clear(&joined, &id)).await)?;
+        gone_is_well(self.limited(key, self.backend.store().delete(&note)).await)
     }
 }
 
@@ -214,6 +249,8 @@ impl<B: Backend> ObjectStore for Objects<B> {
         let (joined, _) = self.upload(&upload)?;
         let id = self.limited(key.as_str(), self.backend.begin(&joined)).await?;
         upload.id = format!("{}/{id}", upload.id);
+        let note = serde_json::to_vec(&Note::of(&upload)).expect("plain text always serializes");
+        self.limited(key.as_str(), self.backend.store().put(&self.note(&upload)?, PutPayload::from(note))).await?;
         Ok(upload)
     }
 
@@ -234,18 +271,38 @@ impl<B: Backend> ObjectStore for Objects<B> {
         };
         self.limited(upload.key.as_str(), complete).await?;
         // The object is there; what is left of its parts costs space and nothing else.
-        if let Err(error) = self.limited(upload.key.as_str(), self.backend.clear(&joined, &id)).await {
+        if let Err(error) = self.clear(upload).await {
             tracing::debug!(%error, "parts of a completed upload stay behind");
         }
         Ok(())
     }
 
     async fn abort_upload(&self, upload: &Upload) -> Result<(), StoreError> {
-        let (joined, id) = self.upload(upload)?;
-        match self.limited(upload.key.as_str(), self.backend.clear(&joined, &id)).await {
-            Err(StoreError::NotFound { .. }) => Ok(()),
-            answer => answer,
+        self.clear(upload).await
+    }
+
+    async fn list_uploads(&self) -> Result<Option<Vec<OpenUpload>>, StoreError> {
+        use object_store::ObjectStore as _;
+        let directory = self.path(UPLOADS.trim_end_matches('/'))?;
+        let listed: Vec<_> = self.limited(UPLOADS, self.backend.store().list(Some(&directory)).try_collect()).await?;
+        let now = SystemTime::now();
+        let mut open = Vec::new();
+        for object in listed.iter().filter(|object| object.location.filename() == Some(NOTE)) {
+            let read = async { self.backend.store().get(&object.location).await?.bytes().await };
+            let note = match self.limited(object.location.as_ref(), read).await {
+                Ok(body) => serde_json::from_slice::<Note>(&body).ok(),
+                // It has been completed or aborted meanwhile.
+                Err(StoreError::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let Some(note) = note else { continue };
+            let upload = Upload { key: Key::listed(note.key), id: note.id };
+            if self.note(&upload).is_ok_and(|of_upload| of_upload == object.location) {
+                let age = now.duration_since(object.last_modified.into()).unwrap_or_default();
+                open.push(OpenUpload { upload, age });
+            }
         }
+        Ok(Some(open))
     }
 
     async fn presign_get(&self, key: &Key, valid: Duration) -> Result<Option<String>, StoreError> {

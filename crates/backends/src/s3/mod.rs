@@ -9,7 +9,7 @@
 mod answer;
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -27,7 +27,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use roomreel_shared::key::Key;
-use roomreel_shared::ports::{Listed, ObjectStore, StoreError, Upload, UploadedPart};
+use roomreel_shared::ports::{Listed, ObjectStore, OpenUpload, StoreError, Upload, UploadedPart};
 
 use self::answer::Answers;
 use crate::secret::{Secret, without_credentials};
@@ -326,6 +326,34 @@ impl ObjectStore for S3Store {
         match abort.upload_id(&upload.id).send().await.map_err(|e| self.answers.of(&upload.key, e)) {
             Ok(_) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn list_uploads(&self) -> Result<Option<Vec<OpenUpload>>, StoreError> {
+        let at = Key::listed(String::new());
+        let mut open = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self.client.list_multipart_uploads().bucket(&self.bucket);
+            let page = page.set_key_marker(marker.0.clone()).set_upload_id_marker(marker.1.clone());
+            let page = self.answered(&at, 2 * ANSWER_LIMIT, page.send()).await?.map_err(|e| self.answers.of(&at, e))?;
+            let now = SystemTime::now();
+            open.extend(page.uploads().iter().filter_map(|upload| {
+                let upload_of =
+                    Upload { key: Key::listed(upload.key()?.to_owned()), id: upload.upload_id()?.to_owned() };
+                // Without a time, or with one to come, it has just been begun.
+                let begun = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
+                let age = begun.and_then(|begun| now.duration_since(begun).ok()).unwrap_or_default();
+                Some(OpenUpload { upload: upload_of, age })
+            }));
+            if !page.is_truncated().unwrap_or(false) {
+                return Ok(Some(open));
+            }
+            let next = (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
+            if next.0.is_none() || next == marker {
+                return Err(self.answers.unavailable(&at, &"the listing of uploads does not go on after a page"));
+            }
+            marker = next;
         }
     }
 
