@@ -47,6 +47,16 @@ impl EtcdServer {
         format!("http://127.0.0.1:{}", self.client_port)
     }
 
+    /// Kills it, takes everything it holds, and starts it again: its revisions begin anew.
+    ///
+    /// # Errors
+    /// As [`EtcdServer::start`].
+    pub async fn wipe(&mut self) -> Result<()> {
+        self.server.kill();
+        std::fs::remove_dir_all(self.server.directory().join("data"))?;
+        self.restart().await
+    }
+
     /// Starts it again on the same ports and data, killing it first if it runs.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use roomreel_shared::cluster;
 
 use crate::outcome::Outcome;
 use crate::stage::{Stage, WINDOW, until};
@@ -94,6 +95,40 @@ async fn etcd_gone() -> Result<()> {
     outcome.print("etcd_gone", &more)?;
     ensure!(last < back, "the last window waited for etcd");
     Ok(())
+}
+
+/// etcd comes back empty in the middle of a room; the leader takes the recording up again by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_wiped() -> Result<()> {
+    let mut stage = Stage::with("etcd_wiped", WINDOW, [2, 1, 1]).await?;
+    let played = stage.play("etcd-wiped", 24)?;
+    played.commits.reach(3).await?;
+    let fault = Instant::now();
+    stage.cluster.etcd.wipe().await?;
+    let outcome = Outcome::complete(&stage, played).await?;
+    let after = outcome.taken_over_after(fault)?;
+    outcome.print("etcd_wiped", &format!("goes on after {:.1} s", after.as_secs_f64()))
+}
+
+/// The same without a coordinator: `roomreel rebuild` restores the recording, and the coordinator that comes back finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_wiped_and_rebuilt() -> Result<()> {
+    let mut stage = Stage::with("etcd_wiped_and_rebuilt", WINDOW, [2, 1, 1]).await?;
+    let played = stage.play("etcd-rebuilt", 24)?;
+    played.commits.reach(3).await?;
+    stage.node("coordinator-1")?.kill();
+    stage.cluster.etcd.wipe().await?;
+    let mut rebuild = stage.tool("rebuild", &["--apply"]).await?;
+    let recordings = cluster::recordings_prefix();
+    until("the recording is restored", Duration::from_secs(20), async || {
+        let listed = stage.ports.coordination.list(&recordings).await;
+        listed.is_ok_and(|listed| listed.records.len() == 1)
+    })
+    .await?;
+    rebuild.kill();
+    stage.node("coordinator-1")?.restart().await?;
+    let outcome = Outcome::complete(&stage, played).await?;
+    outcome.print("etcd_wiped_and_rebuilt", &format!("{} owners", outcome.owners()))
 }
 
 /// The leader comes back after another has led for a while.

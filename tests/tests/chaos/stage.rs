@@ -81,16 +81,8 @@ impl Stage {
 
     /// Starts a process.
     pub async fn add(&mut self, role: &str, name: &str, routes: &Routes, more: &[&str]) -> Result<()> {
-        let config = self.cluster.s3_config();
-        let keys = config.credentials.context("the test's bucket has keys")?;
         let mut settings = self.log_settings(routes);
-        settings.extend([
-            format!("--etcd-endpoints={}", routes.etcd),
-            format!("--store=s3://{}", config.bucket),
-            format!("--s3-endpoint={}", routes.s3),
-            format!("--s3-access-key={}", keys.access_key_id),
-            format!("--s3-secret-key={}", keys.secret_access_key.expose()),
-        ]);
+        settings.extend(self.store_settings(routes)?);
         if role == "coordinator" {
             let window = self.window.as_millis();
             settings.extend([format!("--window={window}ms"), "--width=320".into(), "--height=180".into()]);
@@ -100,6 +92,26 @@ impl Stage {
         let process = Roomreel::start(role, name, &settings, &self.logs).await?;
         self.nodes.insert(name.to_owned(), process);
         Ok(())
+    }
+
+    /// Runs a command on the bucket and etcd.
+    pub async fn tool(&self, command: &str, more: &[&str]) -> Result<roomreel_tests::servers::Server> {
+        let mut arguments = vec![command.to_owned(), format!("--shards={SHARDS}")];
+        arguments.extend(self.store_settings(&self.routes())?);
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        Roomreel::spawn(command, &arguments, &self.logs).await
+    }
+
+    fn store_settings(&self, routes: &Routes) -> Result<Vec<String>> {
+        let config = self.cluster.s3_config();
+        let keys = config.credentials.context("the test's bucket has keys")?;
+        Ok(vec![
+            format!("--etcd-endpoints={}", routes.etcd),
+            format!("--store=s3://{}", config.bucket),
+            format!("--s3-endpoint={}", routes.s3),
+            format!("--s3-access-key={}", keys.access_key_id),
+            format!("--s3-secret-key={}", keys.secret_access_key.expose()),
+        ])
     }
 
     fn log_settings(&self, routes: &Routes) -> Vec<String> {
