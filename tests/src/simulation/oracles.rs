@@ -109,6 +109,9 @@ fn check(env: &Env, counts: &mut Counts) -> Check {
     if let Some(window) = env.premature {
         return fail("O1", format!("the watermark of window {window} was sent before the window stood"));
     }
+    if let Some(batch) = env.passed_over {
+        return fail("O1", format!("batch {batch:x?} was asked for again, which the log had shown: it was not read"));
+    }
     counts.windows = recorded.windows;
     for life in &env.ledger.lives {
         counts.accepted += life.tracks.values().map(|track| track.packets.len() as u64).sum::<u64>();

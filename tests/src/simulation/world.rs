@@ -89,6 +89,8 @@ pub struct Env {
     pub finished: Vec<Recording>,
     /// A window whose watermark was sent before it stood.
     pub premature: Option<u64>,
+    /// A batch that a node asked for although the log had shown it.
+    pub passed_over: Option<(u64, u64)>,
     /// Newest sequence that any node was delivered.
     pub delivered: u64,
 }
@@ -254,6 +256,7 @@ pub fn run(plan: &Plan, bug: Option<Bug>) -> Outcome {
         bus: BusModel::default(),
         finished: Vec::new(),
         premature: None,
+        passed_over: None,
         delivered: 0,
     };
     let mut healed = false;

@@ -38,6 +38,8 @@ struct Folding {
     position: u64,
     generation: u64,
     inbox: VecDeque<LogEntry>,
+    /// Sequence of the newest entry that was folded.
+    fed: u64,
     rewound: bool,
     outputs: VecDeque<FoldOutput>,
     committing: Option<Commit>,
@@ -154,6 +156,7 @@ impl Room {
             // Opening a reader looks at the stream's end, as after a break.
             generation: u64::MAX,
             inbox: VecDeque::new(),
+            fed: 0,
             rewound: false,
             outputs: VecDeque::new(),
             committing: None,
@@ -200,6 +203,7 @@ impl Room {
             if std::mem::take(&mut folding.rewound) {
                 folding.fold.on_rewound();
             }
+            folding.fed = entry.sequence;
             folding.outputs.extend(folding.fold.on_entry(entry));
             self.perform(env)?;
         }
@@ -227,6 +231,12 @@ impl Room {
                 }
                 FoldOutput::RequestReplay(request) => {
                     env.trace(format!("{request:?}").as_bytes());
+                    let mut asked =
+                        request.ranges.iter().flat_map(|range| range.first..=range.last.min(range.first + 999));
+                    let of = request.incarnation.get();
+                    let shown =
+                        asked.find(|number| request.track.is_some() && env.log.has_shown((of, *number), folding.fed));
+                    env.passed_over = env.passed_over.or(shown.map(|number| (of, number)));
                     if env.bug != Some(Bug::NoReplayRequest) {
                         env.send(Message::Replay(request));
                     }

@@ -37,6 +37,8 @@ pub struct LogModel {
     reused_until: u64,
     /// Incarnation and number of batches that were acknowledged and that some reader may never see.
     pub lost: BTreeSet<(u64, u64)>,
+    /// Where batches were stored first, by incarnation and number.
+    stored: BTreeMap<(u64, u64), u64>,
     /// Entries acknowledged and then lost: what the broker itself would have cost.
     pub acknowledged_and_lost: u64,
 }
@@ -152,6 +154,10 @@ impl LogModel {
     /// Stores without asking: what a hostile publisher puts there.
     pub fn store(&mut self, now: Duration, subject: String, payload: bytes::Bytes) {
         let time = LogTime::from_micros(LOG_EPOCH_US + self.skew_us).max(LogTime::default()) + now;
+        if let Ok(batch) = RtpBatch::decode(payload.clone()) {
+            let sequence = self.last_sequence() + 1;
+            self.stored.entry((batch.incarnation.get(), batch.batch_no)).or_insert(sequence);
+        }
         let stored = Stored { time, subject, payload };
         self.replicas.iter_mut().for_each(|replica| replica.push(stored.clone()));
         if self.last_sequence() <= self.reused_until {
@@ -163,6 +169,12 @@ impl LogModel {
     #[must_use]
     pub fn last_sequence(&self) -> u64 {
         self.replicas[self.leader].len() as u64
+    }
+
+    /// Whether a batch stands, and has always stood, below `sequence`: who has read so far has seen it.
+    #[must_use]
+    pub fn has_shown(&self, batch: (u64, u64), sequence: u64) -> bool {
+        !self.lost.contains(&batch) && self.stored.get(&batch).is_some_and(|at| *at < sequence)
     }
 
     /// The next entries for a reader of `generation` at `position`.
