@@ -126,11 +126,7 @@ pub async fn scan(store: &dyn ObjectStore, shards: u32) -> Result<Scan, StoreErr
 ///
 /// # Errors
 /// In words: why it cannot be told, or cannot be restored.
-pub async fn look_at(
-    store: &dyn ObjectStore,
-    name: &RecordingName,
-    shards: u32,
-) -> Result<Option<Unfinished>, String> {
+pub async fn look_at(store: &dyn ObjectStore, name: &RecordingName, shards: u32) -> Result<Option<Unfinished>, String> {
     let keys = name.keys();
     let of_another = |recording: &Recording| {
         (&recording.tenant, &recording.room, &recording.id) != (&name.tenant, &name.room, &name.recording)

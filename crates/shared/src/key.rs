@@ -254,26 +254,10 @@ pub fn index(date: &str, recording: &RecordingId) -> Key {
     Key(format!("index/{date}/{}.json", recording.token()))
 }
 
-/// What clean-up has found, and when: it removes nothing that it has not found before.
-#[must_use]
-pub fn clean_marks() -> Key {
-    Key("clean/marks.json".to_owned())
-}
-
-/// Whether [`probe`] made this key.
-#[must_use]
-pub fn is_probe(key: &Key) -> bool {
-    let nonce = key.as_str().strip_prefix(PROBES).and_then(|nonce| u64::from_str_radix(nonce, 16).ok());
-    nonce.is_some_and(|nonce| probe(nonce) == *key)
-}
-
-/// What the keys of [`probe`] begin with.
-pub const PROBES: &str = "probe/";
-
 /// Two creates of this key tell whether a store has conditional writes; `nonce` is new each time.
 #[must_use]
 pub fn probe(nonce: u64) -> Key {
-    Key(format!("{PROBES}{nonce:016x}"))
+    Key(format!("probe/{nonce:016x}"))
 }
 
 #[cfg(test)]

@@ -29,10 +29,8 @@ impl Uploads {
         let mut xml = String::from("<ListMultipartUploadsResult>");
         for (id, (key, begun)) in left.iter().take(PAGE) {
             let begun = begun.format(&Rfc3339).unwrap_or_default();
-            let _ = write!(
-                xml,
-                "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{begun}</Initiated></Upload>"
-            );
+            let _ =
+                write!(xml, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{begun}</Initiated></Upload>");
         }
         if let Some((id, (key, _))) = left.get(PAGE - 1).filter(|_| left.len() > PAGE) {
             let _ = write!(xml, "<NextKeyMarker>{key}</NextKeyMarker><NextUploadIdMarker>{id}</NextUploadIdMarker>");
@@ -50,7 +48,9 @@ impl Uploads {
             if *method == Method::POST || *method == Method::DELETE {
                 open.remove(&id);
             }
-        } else if let (Some(id), Some((_, key))) = (between(body, "<UploadId>", "</UploadId>"), path[1..].split_once('/')) {
+        } else if let (Some(id), Some((_, key))) =
+            (between(body, "<UploadId>", "</UploadId>"), path[1..].split_once('/'))
+        {
             open.insert(id.to_owned(), (decoded(key), OffsetDateTime::now_utc()));
         }
     }
