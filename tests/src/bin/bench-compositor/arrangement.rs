@@ -16,6 +16,6 @@ pub struct Tile {
 /// Tiles for `count` participants, row by row.
 pub fn tiles(count: usize) -> Vec<Tile> {
     let side = (1..).find(|side| side * side >= count).unwrap_or(1);
-    let (width, height) = (WIDTH / side & !1, HEIGHT / side & !1);
+    let (width, height) = ((WIDTH / side) & !1, (HEIGHT / side) & !1);
     (0..count).map(|at| Tile { x: at % side * width, y: at / side * height, width, height }).collect()
 }
