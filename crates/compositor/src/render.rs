@@ -346,8 +346,8 @@ impl RenderCore {
     /// Learns of the tracks that a window tells of.
     fn announce(&mut self, window: &Window, start: RoomTime) {
         for (key, producer) in announced(window) {
-            if self.tracks.get(&key).is_some_and(|track| track.producer == producer) || self.tracks.len() >= MAX_TRACKS
-            {
+            let is_known = self.tracks.get(&key).is_some_and(|track| track.producer == producer);
+            if is_known || self.banned.contains(&key) || self.tracks.len() >= MAX_TRACKS {
                 continue;
             }
             let media = if producer.is_audio {

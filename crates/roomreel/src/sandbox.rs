@@ -67,7 +67,12 @@ pub fn jail(arguments: &[OsString]) -> Option<Jail> {
         rest.get(at + 1)?.to_str()
     };
     let memory_bytes = told("--memory-bytes")?.parse().ok()?;
-    Some(Jail { memory_bytes, page: told("--page").and_then(|page| page.parse().ok()) })
+    Some(Jail {
+        memory_bytes,
+        page: told("--page").and_then(|page| page.parse().ok()),
+        #[cfg(debug_assertions)]
+        is_tried: rest.iter().any(|argument| argument == "--try"),
+    })
 }
 
 /// Serves a render until standard input ends.

@@ -164,6 +164,9 @@ pub struct Jail {
     pub memory_bytes: u64,
     /// The file that is its witness's page.
     pub page: Option<RawFd>,
+    /// For tests: it renders nothing and tells what it may do, a line each.
+    #[cfg(debug_assertions)]
+    pub is_tried: bool,
 }
 
 /// For tests: what a process does when it comes to a track.
@@ -182,8 +185,10 @@ impl Fault {
         if track.track.as_str() != self.track {
             return;
         }
-        while self.hangs {
-            std::hint::spin_loop();
+        if self.hangs {
+            loop {
+                std::hint::spin_loop();
+            }
         }
         std::process::abort();
     }

@@ -22,10 +22,53 @@ pub fn serve(given: &Jail) -> io::Result<()> {
     let page = given.page.map(|fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) });
     paint::load_fonts();
     let lacks = jail::enter(given.memory_bytes, page.as_ref().map(|page| page.as_raw_fd()));
+    #[cfg(debug_assertions)]
+    if given.is_tried {
+        return tried(&mut io::stdout());
+    }
     let mut from = BufReader::new(io::stdin().lock());
     let mut to = BufWriter::new(io::stdout().lock());
     wire::write_text(&mut to, Kind::Hello, &Hello { lacks })?;
     answer(&mut from, &mut to, page.map(File::from))
+}
+
+/// Does what whoever took this process over would like to do.
+#[cfg(debug_assertions)]
+fn tried(to: &mut impl Write) -> io::Result<()> {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    // SAFETY: neither call touches memory; a copy of the process that came about all the same ends at once.
+    let fork = || match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => std::process::exit(0),
+        _ => Ok(()),
+    };
+    // SAFETY: it looks at the parent, which is not traced by it then.
+    let signal =
+        || if unsafe { libc::kill(libc::getppid(), 0) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let trace = || {
+        // SAFETY: as above.
+        let traced = unsafe { libc::ptrace(libc::PTRACE_ATTACH, libc::getppid(), 0, 0) };
+        if traced == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    let attempts: [(&str, io::Result<()>); 10] = [
+        ("connect", TcpStream::connect(("127.0.0.1", 9)).map(drop)),
+        ("listen", TcpListener::bind(("127.0.0.1", 0)).map(drop)),
+        ("send", UdpSocket::bind(("127.0.0.1", 0)).map(drop)),
+        ("unix", UnixStream::pair().map(drop)),
+        ("read a file", File::open("/etc/hostname").map(drop)),
+        ("write a file", File::create("/tmp/roomreel-was-here").map(drop)),
+        ("execute", Command::new("/bin/true").status().map(drop)),
+        ("fork", fork()),
+        ("signal", signal()),
+        ("trace", trace()),
+    ];
+    for (what, done) in attempts {
+        let errno = done.err().and_then(|error| error.raw_os_error());
+        writeln!(to, "{what}: {}", errno.map_or("done".to_owned(), |errno| format!("refused {errno}")))?;
+    }
+    Ok(())
 }
 
 fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::Result<()> {

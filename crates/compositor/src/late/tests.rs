@@ -248,7 +248,9 @@ async fn a_stretch_begins_and_ends_at_its_frame() {
     let first = &slices[0].video[0];
     assert_eq!((first.dts, slices[0].number), (0, 0));
     // 45.3 s after the beginning the frame of 45.22 s stands, the 447th.
-    let engine = Engine::open(Work { spec: spec(), fold: fold(), first: 0, late: None }).await.expect("an engine");
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::default());
+    let work = Work { spec: spec(), fold: fold(), first: 0, late: None };
+    let engine = Engine::open(work, None, &store).await.expect("an engine");
     for (slice, frame) in [(0, 447), (1, 487)] {
         let luma = luma_of(engine.video_config(), &slices[slice])[0];
         assert!(luma.abs_diff(brightness(frame)) < 6, "{luma} at frame {frame}, not {}", brightness(frame));

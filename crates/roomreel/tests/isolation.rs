@@ -1,0 +1,185 @@
+//! Renders in processes of their own: equal to those in one's own process, whatever happens to the processes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use roomreel_backends::memory::MemoryStore;
+use roomreel_compositor::documents::quality::RenderQuality;
+use roomreel_compositor::encode::EncodedSlice;
+use roomreel_compositor::engine::{Engine, Error, Fault, Isolation, Work};
+use roomreel_shared::cluster::FoldSpec;
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::key::RecordingKeys;
+use roomreel_shared::policy::Policy;
+use roomreel_shared::ports::ObjectStore;
+use roomreel_shared::window::Window;
+use tracing::Span;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_roomreel");
+
+fn files(below: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found: Vec<_> = std::fs::read_dir(below)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .flat_map(|path| if path.is_dir() { files(&path, extension) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|of| of == extension))
+        .collect();
+    found.sort();
+    found
+}
+
+/// The windows of a made-up room of three.
+fn windows() -> &'static [Bytes] {
+    static WINDOWS: OnceLock<Vec<Bytes>> = OnceLock::new();
+    WINDOWS.get_or_init(|| {
+        let out = tempfile::tempdir().expect("a folder");
+        let mut command = Command::new(PROGRAM);
+        command.args(["demo", "--participants", "3", "--seconds", "12", "--speed", "4", "--sandbox", "off"]);
+        command
+            .args(["--window", "500ms", "--width", "320", "--height", "180", "--fps", "10", "--out"])
+            .arg(out.path());
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        files(out.path(), "win").iter().map(|file| std::fs::read(file).expect("a window").into()).collect()
+    })
+}
+
+fn isolation() -> Isolation {
+    Isolation::new(PROGRAM.into(), vec!["render-child".into()], true)
+}
+
+/// Renders all windows as a job does, asking again where that helps; `before` sees the engine before each request.
+async fn render(isolation: Option<Isolation>, mut before: impl FnMut(&Engine)) -> (Vec<EncodedSlice>, RenderQuality) {
+    let isolation = isolation.map(Arc::new);
+    let windows: Vec<_> =
+        windows().iter().map(|object| Arc::new(Window::parse(object.clone()).expect("a window"))).collect();
+    let header = &windows[0].header;
+    let fold = FoldSpec {
+        tenant: header.tenant.clone(),
+        room: header.room.clone(),
+        recording: header.recording.clone(),
+        shards: 1,
+        from: None,
+        start_sequence: 0,
+        window_ms: 2000,
+        policy: Policy::default(),
+        epoch_base: 0,
+    };
+    let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::default());
+    for window in &windows {
+        store.create(&keys.window(window.header.window), window.object().clone()).await.expect("room");
+    }
+    let spec = CompositeSpec { width: 320, height: 180, fps: 10, ..CompositeSpec::default() };
+    let work = Work { spec, fold, first: 0, late: None };
+    let mut engine = Engine::open(work, isolation.as_ref(), &store).await.expect("an engine");
+    let mut slices = Vec::new();
+    for window in windows {
+        loop {
+            before(&engine);
+            match engine.push_window(window.clone()).await {
+                Ok(()) => break,
+                Err(error) => assert!(!error.is_permanent(), "{error}"),
+            }
+        }
+        loop {
+            before(&engine);
+            match engine.next_slice(Span::none()).await {
+                Ok(Some(slice)) => slices.push(slice),
+                Ok(None) => break,
+                Err(error) => assert!(!error.is_permanent(), "{error}"),
+            }
+        }
+    }
+    let quality = engine.quality().expect("there is something to say");
+    (slices, quality)
+}
+
+#[tokio::test]
+async fn a_process_of_its_own_gives_the_same_bytes() {
+    let (here, said_here) = render(None, |_| {}).await;
+    let (there, said_there) = render(Some(isolation()), |_| {}).await;
+    assert!(here.len() >= 6, "{}", here.len());
+    assert_eq!(here, there);
+    assert_eq!(said_here, said_there);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_loses_nothing() {
+    let (undisturbed, _) = render(None, |_| {}).await;
+    let mut requests = 0_u64;
+    let (slices, quality) = render(Some(isolation()), |engine| {
+        requests += 1;
+        // Never three times at one slice: then somebody is after the render.
+        if let Some(process) = engine.process_id().filter(|_| requests.is_multiple_of(7)) {
+            let after = Duration::from_millis(requests * 13 % 40);
+            std::thread::spawn(move || {
+                std::thread::sleep(after);
+                // It may have ended by then.
+                let _ = Command::new("kill").args(["-9", &process.to_string()]).stderr(Stdio::null()).status();
+            });
+        }
+    })
+    .await;
+    assert_eq!(
+        slices.iter().map(|slice| slice.number).collect::<Vec<_>>(),
+        (0..slices.len() as u64).collect::<Vec<_>>()
+    );
+    assert_eq!(slices.len(), undisturbed.len());
+    assert_eq!(quality.notes, Vec::<String>::new(), "nobody is blamed");
+}
+
+/// The id of some camera of the room.
+fn camera() -> String {
+    let window = Window::parse(windows()[1].clone()).expect("a window");
+    let largest = window.segments.iter().max_by_key(|segment| segment.packets).expect("somebody sends");
+    largest.key.track.to_string()
+}
+
+#[tokio::test]
+async fn a_track_that_brings_it_down_is_left_out() {
+    let (undisturbed, _) = render(None, |_| {}).await;
+    for hangs in [false, true] {
+        let track = camera();
+        let began = Instant::now();
+        let isolation = Isolation {
+            fault: Some(Fault { track: track.clone(), hangs }),
+            still_limit: Duration::from_secs(2),
+            ..isolation()
+        };
+        let (slices, quality) = render(Some(isolation), |_| {}).await;
+        assert_eq!(slices.len(), undisturbed.len(), "the others go on");
+        assert_ne!(slices, undisturbed, "its tile is a placeholder");
+        let [note] = &quality.notes[..] else { panic!("{:?}", quality.notes) };
+        assert!(note.contains(&track) && note.contains("left out from 0.0 s"), "{note}");
+        assert!(note.contains(if hangs { "has not moved" } else { "signal 6" }), "{note}");
+        assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_render_is_found_out() {
+    let talks_nonsense = Isolation::new("/bin/echo".into(), vec![], false);
+    let ends = Isolation::new("/bin/false".into(), vec![], false);
+    for isolation in [talks_nonsense, ends] {
+        assert!(matches!(isolation.probe().await, Err(Error::Lost { .. })));
+    }
+    assert!(matches!(Isolation::new("/nowhere".into(), vec![], false).probe().await, Err(Error::Spawn(_))));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_jail_holds() {
+    assert_eq!(isolation().probe().await.expect("a process"), Vec::<String>::new(), "this kernel offers everything");
+    let mut command = Command::new(PROGRAM);
+    command.args(["render-child", "--memory-bytes", "1000000000", "--try"]).env_clear();
+    let output = command.output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(told.lines().count(), 10, "{told}");
+    for line in told.lines() {
+        assert!(line.ends_with("refused 1"), "{line}: not EPERM");
+    }
+}
