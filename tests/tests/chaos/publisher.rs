@@ -79,7 +79,7 @@ async fn publisher_killed_with_a_spool() -> Result<()> {
         }
     }
     // Numbers without a hole from the first on: nothing is missing.
-    for (id, _) in &outcome.contents.packets {
+    for id in outcome.contents.packets.keys() {
         let previous = PacketId { packet_no: id.packet_no.saturating_sub(1), ..id.clone() };
         ensure!(outcome.contents.packets.contains_key(&previous), "{previous:?} is missing");
     }

@@ -82,7 +82,11 @@ pub(super) fn rendezvous(what: &str, node: &NodeId) -> u64 {
 pub(super) fn plan(world: &World<'_>, memory: &mut Memory, finishing: &Finishing, actions: &mut Vec<Action>) {
     let alive = world.alive;
     let folds = alive.assignments.values().map(|assignment| (Role::Ingest, assignment.node.clone()));
-    let renders = alive.renders.values().chain(alive.pieces.values()).filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
+    let renders = alive
+        .renders
+        .values()
+        .chain(alive.pieces.values())
+        .filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
     let present = alive.nodes.keys().cloned().collect();
     memory.brake.observe(world.now.monotonic, present, folds.chain(renders));
     let mut placer = Placer { nodes: &alive.nodes, memory, world, drain_moves: MAX_DRAIN_MOVES };

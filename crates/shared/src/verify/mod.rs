@@ -276,9 +276,8 @@ impl Checker {
     /// Checks one composite.
     pub fn composite(&mut self, composite: &Composite, recording: Option<&Recording>) {
         let whole = recording.is_some_and(|recording| matches!(recording.state, State::Complete | State::LimitReached));
-        let spec = recording.and_then(|recording| {
-            recording.composites.iter().find(|spec| spec.id.token().as_str() == composite.name)
-        });
+        let spec = recording
+            .and_then(|recording| recording.composites.iter().find(|spec| spec.id.token().as_str() == composite.name));
         // Files that were not asked for, or under other names, are not looked for here.
         let has = |kind| {
             let is_usual = |output: &Output| output.kind == kind && output.name.is_none();
