@@ -5,7 +5,7 @@
 //! a picture seen then builds on. So the slices of a span come out equal, byte for byte, whoever makes it, after whatever interruption, and in
 //! which company.
 //!
-//! Owns which spans are made and which windows are read for them ([`past`]). Does not own who makes which (the coordinator does), nor
+//! Owns which spans are made and which windows are read for them (`past`). Does not own who makes which (the coordinator does), nor
 //! the files that are made of the slices ([`crate::render_job`]).
 
 mod job;

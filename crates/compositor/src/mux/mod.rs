@@ -2,7 +2,7 @@
 //!
 //! Owns boxes. Does not own bytes of media, which go through as they are, nor where they are stored.
 //!
-//! Video is track 1, audio track 2. Video composition times are moved by [`REORDER_TICKS`] and an edit list moves them back, so that both
+//! Video is track 1, audio track 2. Video composition times are moved by [`REORDER_TICKS`](crate::encode::REORDER_TICKS) and an edit list moves them back, so that both
 //! tracks begin at time 0. Signed composition offsets would do without, but FFmpeg shows such fragments too late (seen with 5.1).
 
 mod boxes;
