@@ -109,6 +109,15 @@ impl Track {
         }
     }
 
+    /// What is to be said in words.
+    fn complaint(&self, key: &TrackKey) -> Option<String> {
+        let TrackMedia::Video(video) = &self.media else { return None };
+        let TrackKey { sfu, track } = key;
+        video.is_undecodable().then(|| {
+            format!("track {track} of {sfu} stays a placeholder: without a key frame, in a codec that is not known, or damaged")
+        })
+    }
+
     fn quality(&self) -> TrackQuality {
         match &self.media {
             TrackMedia::Video(track) => TrackQuality::Video(track.quality()),
@@ -268,6 +277,7 @@ impl RenderCore {
         let mut quality = self.quality.clone();
         for (key, track) in &self.tracks {
             quality.tracks.insert(key.clone(), track.quality());
+            track.complaint(key).into_iter().for_each(|note| quality.note(note));
         }
         quality
     }
@@ -577,6 +587,7 @@ impl RenderCore {
         let state = self.room.state();
         let ended = |key: &TrackKey| state.track(key).is_some_and(|track| track.closed);
         for (key, track) in self.tracks.extract_if(.., |key, _| ended(key)) {
+            track.complaint(&key).into_iter().for_each(|note| self.quality.note(note));
             self.quality.tracks.insert(key, track.quality());
         }
         let tracks = &self.tracks;

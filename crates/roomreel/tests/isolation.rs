@@ -183,3 +183,48 @@ async fn the_jail_holds() {
         assert!(line.ends_with("refused 1"), "{line}: not EPERM");
     }
 }
+
+/// A capture with one of a hundred bytes of each RTP payload changed.
+fn damaged(capture: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(capture).expect("a capture");
+    let mut random = 0x9e37_79b9_u32;
+    let mut at = 24;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().expect("four")) as usize;
+        let packet = &mut bytes[at + 16..at + 16 + length];
+        at += 16 + length;
+        // Ethernet, IPv4, UDP.
+        let Some(rtp) = packet.get_mut(42..).filter(|rtp| rtp.len() > 16 && !(192..=223).contains(&rtp[1])) else {
+            continue;
+        };
+        let extension =
+            if rtp[0] & 0x10 == 0 { 0 } else { 4 + 4 * usize::from(u16::from_be_bytes([rtp[14], rtp[15]])) };
+        for byte in rtp.iter_mut().skip(12 + extension) {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if random >> 16 < 655 {
+                *byte ^= (random >> 8) as u8 | 1;
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn damaged_bitstreams_of_four_codecs_are_placeholders() {
+    let media = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/media");
+    let out = tempfile::tempdir().expect("a folder");
+    let capture = out.path().join("damaged.pcap");
+    std::fs::write(&capture, damaged(&media.join("four-codecs.pcap"))).expect("room");
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["demo", "--speed", "4", "--sandbox", "required", "--width", "640", "--height", "360", "--out"])
+        .arg(out.path());
+    command.arg("--capture").arg(&capture).arg("--events").arg(media.join("four-codecs.events.jsonl"));
+    let output = command.output().expect("it runs");
+    let logged = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !logged.contains("ERROR"), "{logged}");
+    let quality =
+        files(out.path(), "json").into_iter().find(|file| file.ends_with("quality.json")).expect("it is there");
+    let quality = std::fs::read_to_string(quality).expect("text");
+    assert!(quality.contains("stays a placeholder"), "{quality}");
+}

@@ -131,6 +131,8 @@ pub struct VideoTrack {
     decoder: Option<(Codec, VideoDecoder)>,
     shown: Option<(RoomTime, Picture)>,
     last_look: Option<RoomTime>,
+    /// It had a tile once.
+    was_wanted: bool,
     frozen_us: u64,
     quality: VideoQuality,
 }
@@ -149,6 +151,7 @@ impl VideoTrack {
             decoder: None,
             shown: None,
             last_look: None,
+            was_wanted: false,
             frozen_us: 0,
             quality: VideoQuality::default(),
         }
@@ -192,6 +195,13 @@ impl VideoTrack {
         }
     }
 
+    /// It had a tile and packets, and nothing could be made of them.
+    #[must_use]
+    pub fn is_undecodable(&self) -> bool {
+        let refused = self.quality.decoder_errors + self.quality.lost_pictures;
+        self.was_wanted && self.quality.decoded_pictures == 0 && refused > 0
+    }
+
     /// The track shows nothing now, by its owner's wish: what was seen before is not to be seen again.
     pub fn blank(&mut self) {
         self.shown = None;
@@ -200,6 +210,7 @@ impl VideoTrack {
 
     /// The picture at `t`, which never falls, for a tile of `width` x `height` pixels. `None` before the first one.
     pub fn picture(&mut self, t: RoomTime, width: u32, height: u32) -> Option<Picture> {
+        self.was_wanted = true;
         self.pass(t);
         if let Some(better) = self.better_layer(t, width, height) {
             self.follow(better);
