@@ -70,7 +70,7 @@ docs: setup ## the API documentation, warnings denied
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
 
 scripts: ## shellcheck, where it is installed
-	@if command -v shellcheck >/dev/null; then shellcheck $$(grep -l "^#!/bin/sh" scripts/*) .ci/run; else echo "shellcheck is not installed: skipped"; fi
+	@if command -v shellcheck >/dev/null; then shellcheck $$(grep -lE "^#!.*sh$$" scripts/*) .ci/run; else echo "shellcheck is not installed: skipped"; fi
 
 helm: ## lint and render the chart, where helm is installed
 	@if command -v helm >/dev/null; then scripts/helm; else echo "helm is not installed: skipped"; fi
