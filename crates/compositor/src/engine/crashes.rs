@@ -21,15 +21,15 @@ const MAX_KILLS: u32 = 3;
 
 /// What was being worked on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) track: TrackKey,
+pub(crate) struct Place {
+    pub(crate) track: TrackKey,
     /// Of the room's clock.
-    pub(super) time: RoomTime,
+    pub(crate) time: RoomTime,
 }
 
 /// How a process ended, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// By what it did, or by what it did not get done in time.
     Own,
     /// By a signal that nobody sends to himself.
@@ -38,7 +38,7 @@ pub(super) enum Cause {
 
 /// What to do after a death.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// The same again.
     Again,
     /// The same again, without this track.
@@ -49,7 +49,7 @@ pub(super) enum Verdict {
 
 /// The deaths of one render's processes.
 #[derive(Debug, Default)]
-pub(super) struct Crashes {
+pub(crate) struct Crashes {
     /// The slice that was to come at the newest death.
     slice: u64,
     /// At that slice, by nobody.
@@ -62,12 +62,12 @@ pub(super) struct Crashes {
 
 impl Crashes {
     /// Tracks that are left out.
-    pub(super) fn banned(&self) -> &BTreeSet<TrackKey> {
+    pub(crate) fn banned(&self) -> &BTreeSet<TrackKey> {
         &self.banned
     }
 
     /// Takes a death on the way to `slice`. `place` names a track of the recording.
-    pub(super) fn on_death(&mut self, slice: u64, cause: Cause, place: Option<Place>) -> Verdict {
+    pub(crate) fn on_death(&mut self, slice: u64, cause: Cause, place: Option<Place>) -> Verdict {
         if self.slice != slice {
             self.slice = slice;
             self.unexplained = 0;

@@ -4,12 +4,13 @@
 //! Does not own what is rendered ([`crate::render`]), nor what becomes of it ([`crate::render_job`]), nor when what failed is asked again.
 
 mod child;
-mod crashes;
+pub(crate) mod crashes;
 #[cfg_attr(not(target_os = "linux"), path = "jail_elsewhere.rs")]
 mod jail;
 mod local;
+pub(crate) mod process;
 mod serve;
-mod wire;
+pub(crate) mod wire;
 pub(crate) mod witness;
 
 use std::ffi::OsString;
@@ -153,7 +154,7 @@ impl Isolation {
     /// # Errors
     /// [`Error::Spawn`], [`Error::Lost`]; [`Error::NotIsolated`] where that is not enough.
     pub async fn probe(&self) -> Result<Vec<String>, Error> {
-        child::probe(self).await
+        process::probe(self).await
     }
 }
 

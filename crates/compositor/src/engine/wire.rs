@@ -20,7 +20,7 @@ use crate::documents::quality::{RenderQuality, TrackQuality};
 use crate::encode::{EncodedSlice, Sample};
 
 /// Bytes before a frame's content.
-pub(super) const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 /// Longest content: a window, or a slice of a minute at the highest rate there is.
 const MAX_BYTES: u32 = 512 << 20;
 /// Longest content that is text.
@@ -33,7 +33,7 @@ const SAMPLE_BYTES: usize = 25;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Request: [`Start`]. Answer: [`Ready`].
     Start = 1,
     /// Request: a window object. Answer: [`Due`].
@@ -69,14 +69,14 @@ impl Kind {
 
 /// What a process says when it is up.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     /// What it could not shut itself off from, in words.
-    pub(super) lacks: Vec<String>,
+    pub(crate) lacks: Vec<String>,
 }
 
 /// What is to be rendered.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Start {
+pub(crate) struct Start {
     spec: CompositeSpec,
     fold: FoldSpec,
     first: u64,
@@ -85,11 +85,11 @@ pub(super) struct Start {
     /// For tests: what goes wrong.
     #[cfg(debug_assertions)]
     #[serde(default)]
-    pub(super) fault: Option<super::Fault>,
+    pub(crate) fault: Option<super::Fault>,
 }
 
 impl Start {
-    pub(super) fn new(work: &Work, banned: &BTreeSet<TrackKey>) -> Self {
+    pub(crate) fn new(work: &Work, banned: &BTreeSet<TrackKey>) -> Self {
         Self {
             spec: work.spec.clone(),
             fold: work.fold.clone(),
@@ -102,11 +102,11 @@ impl Start {
     }
 
     #[cfg(debug_assertions)]
-    pub(super) fn with_fault(self, fault: Option<super::Fault>) -> Self {
+    pub(crate) fn with_fault(self, fault: Option<super::Fault>) -> Self {
         Self { fault, ..self }
     }
 
-    pub(super) fn work(self) -> (Work, BTreeSet<TrackKey>) {
+    pub(crate) fn work(self) -> (Work, BTreeSet<TrackKey>) {
         let banned = self.banned.into_iter().map(|(sfu, track)| TrackKey { sfu, track }).collect();
         (Work { spec: self.spec, fold: self.fold, first: self.first, late: self.late }, banned)
     }
@@ -114,24 +114,24 @@ impl Start {
 
 /// What containers are told; the rest of it follows from the composite.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Ready {
-    pub(super) sps: Vec<u8>,
-    pub(super) pps: Vec<u8>,
-    pub(super) specific: Vec<u8>,
+pub(crate) struct Ready {
+    pub(crate) sps: Vec<u8>,
+    pub(crate) pps: Vec<u8>,
+    pub(crate) specific: Vec<u8>,
 }
 
 /// Number of the slice that can be asked for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Due {
-    pub(super) next: Option<u64>,
+pub(crate) struct Due {
+    pub(crate) next: Option<u64>,
 }
 
 /// What is said with a slice.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Rendered {
+pub(crate) struct Rendered {
     /// A slice follows.
-    pub(super) is_due: bool,
-    pub(super) next: Option<u64>,
+    pub(crate) is_due: bool,
+    pub(crate) next: Option<u64>,
     quality: Quality,
 }
 
@@ -145,50 +145,50 @@ struct Quality {
 }
 
 impl Rendered {
-    pub(super) fn new(is_due: bool, next: Option<u64>, quality: RenderQuality) -> Self {
+    pub(crate) fn new(is_due: bool, next: Option<u64>, quality: RenderQuality) -> Self {
         let RenderQuality { composite, first_slice, slices, tracks, notes } = quality;
         let tracks = tracks.into_iter().map(|(key, quality)| (key.sfu, key.track, quality)).collect();
         Self { is_due, next, quality: Quality { composite, first_slice, slices, tracks, notes } }
     }
 
-    pub(super) fn quality(self) -> RenderQuality {
+    pub(crate) fn quality(self) -> RenderQuality {
         let Quality { composite, first_slice, slices, tracks, notes } = self.quality;
         let tracks = tracks.into_iter().map(|(sfu, track, quality)| (TrackKey { sfu, track }, quality)).collect();
         RenderQuality { composite, first_slice, slices, tracks, notes }
     }
 }
 
-pub(super) fn invalid(why: impl ToString) -> io::Error {
+pub(crate) fn invalid(why: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_string())
 }
 
 /// The bytes before a frame's content.
-pub(super) fn header(kind: Kind, bytes: usize) -> io::Result<[u8; HEADER_BYTES]> {
+pub(crate) fn header(kind: Kind, bytes: usize) -> io::Result<[u8; HEADER_BYTES]> {
     let length = u32::try_from(bytes).ok().filter(|length| *length <= MAX_BYTES).ok_or_else(|| invalid("too long"))?;
     let [a, b, c, d] = length.to_le_bytes();
     Ok([kind as u8, a, b, c, d])
 }
 
 /// Kind and length of the content that follows.
-pub(super) fn read_header([kind, length @ ..]: [u8; HEADER_BYTES]) -> io::Result<(Kind, u64)> {
+pub(crate) fn read_header([kind, length @ ..]: [u8; HEADER_BYTES]) -> io::Result<(Kind, u64)> {
     let length = u32::from_le_bytes(length);
     if length > MAX_BYTES { Err(invalid("a frame that is too long")) } else { Ok((Kind::read(kind)?, length.into())) }
 }
 
 /// Writes a frame.
-pub(super) fn write(to: &mut impl Write, kind: Kind, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write(to: &mut impl Write, kind: Kind, content: &[u8]) -> io::Result<()> {
     to.write_all(&header(kind, content.len())?)?;
     to.write_all(content)?;
     to.flush()
 }
 
 /// Writes a frame of text.
-pub(super) fn write_text(to: &mut impl Write, kind: Kind, content: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_text(to: &mut impl Write, kind: Kind, content: &impl Serialize) -> io::Result<()> {
     write(to, kind, &text(content))
 }
 
 /// Reads a frame; `None` at the end of all.
-pub(super) fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Bytes)>> {
+pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Bytes)>> {
     let mut start = [0; HEADER_BYTES];
     match from.read_exact(&mut start) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -201,11 +201,11 @@ pub(super) fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Bytes)>> {
     if content.len() as u64 == length { Ok(Some((kind, content.into()))) } else { Err(invalid("a frame is cut off")) }
 }
 
-pub(super) fn text(content: &impl Serialize) -> Vec<u8> {
+pub(crate) fn text(content: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(content).expect("messages are made of what JSON can say")
 }
 
-pub(super) fn read_text<T: DeserializeOwned>(content: &[u8]) -> io::Result<T> {
+pub(crate) fn read_text<T: DeserializeOwned>(content: &[u8]) -> io::Result<T> {
     if content.len() > MAX_TEXT_BYTES {
         return Err(invalid("a text that is too long"));
     }
@@ -213,7 +213,7 @@ pub(super) fn read_text<T: DeserializeOwned>(content: &[u8]) -> io::Result<T> {
 }
 
 /// A slice as it goes over the pipe.
-pub(super) fn encode_slice(slice: &EncodedSlice) -> Bytes {
+pub(crate) fn encode_slice(slice: &EncodedSlice) -> Bytes {
     let streams = [&slice.video, &slice.audio, &slice.webm];
     let bytes: usize = streams.iter().flat_map(|samples| samples.iter()).map(|of| SAMPLE_BYTES + of.data.len()).sum();
     let mut coded = BytesMut::with_capacity(bytes + 20);
@@ -233,7 +233,7 @@ pub(super) fn encode_slice(slice: &EncodedSlice) -> Bytes {
 }
 
 /// Reads a slice; its samples share the memory of `coded`.
-pub(super) fn decode_slice(mut coded: Bytes) -> io::Result<EncodedSlice> {
+pub(crate) fn decode_slice(mut coded: Bytes) -> io::Result<EncodedSlice> {
     let cut_off = |_| invalid("a slice is cut off");
     let mut slice = EncodedSlice { number: coded.try_get_u64_le().map_err(cut_off)?, ..EncodedSlice::default() };
     for samples in [&mut slice.video, &mut slice.audio, &mut slice.webm] {
