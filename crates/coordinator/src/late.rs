@@ -1,7 +1,8 @@
-//! What the bucket says of late renders: `render.json` of each, and the recording's documents, which list those that are complete.
+//! What the bucket says of late renders: two documents of each, `render.json` and `rendered.json`.
 //!
-//! A composite's `render.json` is created when it is asked for, which binds its id to what was asked, and replaced when it ends.
-//! `recording.json` and the index entry are written anew from it: what a document lost to a writer that was late is back with the next.
+//! A composite's `render.json` is created when it is asked for, which binds its id to what was asked, and replaced when it fails. A
+//! render that is complete has a `rendered.json`, which is created once, as `recording.json` is: a leader that was paused in the middle
+//! of writing takes nothing back. What the recording lists of late renders is read from these documents ([`listed`]), never written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,11 +13,12 @@ use roomreel_shared::id::CompositeId;
 use roomreel_shared::key::{RecordingKeys, RecordingName};
 use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
-use roomreel_shared::ports::{ObjectStore, StoreError};
+use roomreel_shared::ports::{Listed, ObjectStore, StoreError};
+use roomreel_shared::recording::Recording;
 use roomreel_shared::window::{FetchError, Footer};
 use time::OffsetDateTime;
 
-use crate::perform::{final_state, index_key, to_json};
+use crate::perform::to_json;
 
 /// A field that cannot be as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,9 +83,21 @@ impl Source {
     /// # Errors
     /// Either [`SourceError`].
     pub async fn of(store: &dyn ObjectStore, name: &RecordingName) -> Result<Self, SourceError> {
+        let listed = store.list(&name.keys().windows_prefix()).await?;
+        Self::of_listed(store, name, &listed).await
+    }
+
+    /// The same, where its windows are in a listing that was made before.
+    ///
+    /// # Errors
+    /// Either [`SourceError`].
+    pub async fn of_listed(
+        store: &dyn ObjectStore,
+        name: &RecordingName,
+        listed: &[Listed],
+    ) -> Result<Self, SourceError> {
         let not = |why: String| Err(SourceError::NotRenderable(why));
         let keys = name.keys();
-        let listed = store.list(&keys.windows_prefix()).await?;
         let sizes: BTreeMap<_, _> =
             listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
         let Some((&last, &size)) = sizes.last_key_value() else {
@@ -114,6 +128,12 @@ impl Source {
             epoch_base: 0,
         };
         Ok(Self { fold, length: end.room_end.saturating_since(header.room_start) })
+    }
+
+    /// Slices of a composite of the whole of it.
+    #[must_use]
+    pub fn slices(&self) -> u64 {
+        Division::of(&(Duration::ZERO..self.length), Duration::from_millis(self.fold.window_ms)).slices
     }
 
     /// A late render of it that begins now, or goes on from the slices that exist.
@@ -172,7 +192,7 @@ pub async fn bind(store: &dyn ObjectStore, asked: &ActiveRender) -> Result<LateR
     }
 }
 
-/// The `render.json` of a composite; `None` if it has none, or one that is not ours.
+/// How a late render stands or ended; `None` if the composite is none, or its documents are not ours.
 ///
 /// # Errors
 /// As the store's.
@@ -181,40 +201,56 @@ pub async fn document(
     keys: &RecordingKeys,
     composite: &CompositeId,
 ) -> Result<Option<LateRender>, StoreError> {
-    match store.get(&keys.render_json(composite)).await {
-        Ok(body) => {
-            Ok(serde_json::from_slice(&body).ok().filter(|found: &LateRender| found.spec.composite.id == *composite))
+    // Once it is complete, `render.json` says nothing any more: whoever was paused may still write there.
+    for key in [keys.rendered_json(composite), keys.render_json(composite)] {
+        match store.get(&key).await {
+            Ok(body) => {
+                let read = serde_json::from_slice(&body).ok();
+                if let Some(found) = read.filter(|found: &LateRender| found.spec.composite.id == *composite) {
+                    return Ok(Some(found));
+                }
+            }
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
-        Err(StoreError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
+    Ok(None)
 }
 
-/// Writes down how a late render ended. One that is complete is listed by its recording from now on, with its files.
+/// Writes down how a late render ended: once, if it is complete.
 ///
 /// # Errors
 /// As the store's; the call can be made again.
 pub async fn record(store: &dyn ObjectStore, fold: &FoldSpec, render: &LateRender) -> Result<(), StoreError> {
     let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
-    store.put(&keys.render_json(&render.spec.composite.id), to_json(render)).await?;
+    let composite = &render.spec.composite.id;
     if render.state != LateState::Complete {
-        return Ok(());
+        return store.put(&keys.render_json(composite), to_json(render)).await;
     }
-    let Some(before) = final_state(store, &fold.tenant, &fold.recording).await? else { return Ok(()) };
-    let mut recording = before.clone();
+    match store.create(&keys.rendered_json(composite), to_json(render)).await {
+        Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A recording that has ended, with the late renders that are complete and their files.
+///
+/// # Errors
+/// As the store's.
+pub async fn listed(store: &dyn ObjectStore, mut recording: Recording) -> Result<Recording, StoreError> {
+    let keys = recording.name().keys();
     for entry in store.list_directory(&format!("{}composites/", keys.prefix())).await? {
         let token = entry.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let Ok(composite) = CompositeId::from_token(token) else { continue };
+        if recording.composites.iter().any(|listed| listed.id == composite) {
+            continue;
+        }
         let complete = document(store, &keys, &composite).await?.filter(|render| render.state == LateState::Complete);
         let Some(LateRender { spec, files, .. }) = complete else { continue };
-        if !recording.composites.iter().any(|listed| listed.id == composite) {
-            recording.composites.push(spec.composite);
-        }
+        recording.composites.push(spec.composite);
         recording.files.extend(files);
+        recording.files.sort();
+        recording.files.dedup();
     }
-    recording.files.sort();
-    recording.files.dedup();
-    let body = to_json(&recording);
-    store.put(&index_key(&recording.id), body.clone()).await?;
-    store.put(&keys.recording_json(), body).await
+    Ok(recording)
 }

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod bucket;
+pub mod clean;
 pub mod config;
 pub mod control;
 pub mod election;

@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn numbered_files_are_one_row() {
-        let listed = |key: &str, size| Listed { key: Key::listed(key.to_owned()), size };
+        let listed = |key: &str, size| Listed { key: Key::listed(key.to_owned()), size, version: String::new() };
         let files = [
             listed("r/composites/grid/00000000.m4s", 5),
             listed("r/composites/grid/00000001.m4s", 6),

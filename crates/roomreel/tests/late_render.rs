@@ -42,7 +42,7 @@ fn a_recording_is_rendered_again_in_another_layout_and_in_part() {
     assert!(said.contains("state      COMPLETE") && said.contains("composites/cut/composite.mp4"), "{said}");
     let file = recording.join("composites/cut/composite.mp4");
     assert_eq!(probe(&file, "v:0", "stream=nb_read_frames"), "35", "3.5 s at 10 frames/s");
-    let document = std::fs::read_to_string(recording.join("recording.json")).expect("a document");
+    let document = std::fs::read_to_string(recording.join("composites/cut/rendered.json")).expect("a document");
     assert!(document.contains("composites/cut/composite.mp4") && document.contains("COMPLETE"), "{document}");
 
     // Asked again it is there; the same name does not stand for something else.

@@ -193,6 +193,14 @@ impl RecordingKeys {
         (self.slice(composite, number) == *key).then_some(number)
     }
 
+    /// The number of a WebM's slice from its key.
+    #[must_use]
+    pub fn webm_slice_number(&self, composite: &CompositeId, key: &Key) -> Option<u64> {
+        let name = key.as_str().strip_prefix(&self.composite_prefix(composite))?;
+        let number = name.strip_suffix(".webm.m4s")?.parse().ok()?;
+        (self.webm_slice(composite, number) == *key).then_some(number)
+    }
+
     /// The HLS playlist, growing while the room talks.
     #[must_use]
     pub fn playlist(&self, composite: &CompositeId) -> Key {
@@ -205,10 +213,16 @@ impl RecordingKeys {
         self.composite_file(composite, "composite.mp4")
     }
 
-    /// What was asked of a late render, and where it stands.
+    /// What was asked of a late render, and where it stands while it is not complete.
     #[must_use]
     pub fn render_json(&self, composite: &CompositeId) -> Key {
         self.composite_file(composite, "render.json")
+    }
+
+    /// A late render that is complete.
+    #[must_use]
+    pub fn rendered_json(&self, composite: &CompositeId) -> Key {
+        self.composite_file(composite, "rendered.json")
     }
 
     /// A track's media as a playable file. `name` is `{peer token}-{audio|video|screen}.{extension}`.
@@ -254,10 +268,29 @@ pub fn index(date: &str, recording: &RecordingId) -> Key {
     Key(format!("index/{date}/{}.json", recording.token()))
 }
 
+/// What every key of [`probe`] begins with.
+pub const PROBE_PREFIX: &str = "probe/";
+
 /// Two creates of this key tell whether a store has conditional writes; `nonce` is new each time.
 #[must_use]
 pub fn probe(nonce: u64) -> Key {
-    Key(format!("probe/{nonce:016x}"))
+    Key(format!("{PROBE_PREFIX}{nonce:016x}"))
+}
+
+/// Whether a key is one of [`probe`].
+#[must_use]
+pub fn is_probe(key: &Key) -> bool {
+    let nonce = key.as_str().strip_prefix(PROBE_PREFIX).and_then(|nonce| u64::from_str_radix(nonce, 16).ok());
+    nonce.is_some_and(|nonce| probe(nonce) == *key)
+}
+
+/// What every key of [`clean_marks`] begins with.
+pub const CLEAN_PREFIX: &str = "clean/";
+
+/// What a clean-up has found, written once by each run; `nonce` is new each time.
+#[must_use]
+pub fn clean_marks(unix_ms: u64, nonce: u64) -> Key {
+    Key(format!("{CLEAN_PREFIX}{unix_ms:013}-{nonce:016x}.json"))
 }
 
 #[cfg(test)]
@@ -280,6 +313,13 @@ mod tests {
         let grid = CompositeId::new("grid").expect("valid");
         assert_eq!(keys.slice_number(&grid, &keys.slice(&grid, 12)), Some(12));
         assert_eq!(keys.slice_number(&grid, &keys.init(&grid)), None);
+        assert_eq!(keys.webm_slice_number(&grid, &keys.webm_slice(&grid, 12)), Some(12));
+        assert_eq!(keys.webm_slice_number(&grid, &keys.slice(&grid, 12)), None);
+        assert!(is_probe(&probe(7)) && is_probe(&probe(u64::MAX)));
+        for other in ["probe/7", "probe/", "probe/+000000000000007", "probe/000000000000000A", "clean/0000000000000007"]
+        {
+            assert!(!is_probe(&Key(other.to_owned())), "{other}");
+        }
         for other in ["7", "+0000007", "000000007"] {
             assert_eq!(keys.window_number(&Key(format!("{}{other}.win", keys.windows_prefix()))), None, "{other}");
             assert_eq!(keys.slice_number(&grid, &keys.composite_file(&grid, &format!("{other}.m4s"))), None, "{other}");

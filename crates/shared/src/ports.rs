@@ -190,6 +190,8 @@ pub struct Listed {
     pub key: Key,
     /// Its length in bytes.
     pub size: u64,
+    /// The store's word for its content, another one once it is replaced (an ETag); empty where the store has none.
+    pub version: String,
 }
 
 /// An upload in parts that has not been completed.

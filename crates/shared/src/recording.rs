@@ -6,6 +6,7 @@ use time::OffsetDateTime;
 use crate::composite::CompositeSpec;
 use crate::event::StopReason;
 use crate::id::{RecordingId, RoomId, TenantId};
+use crate::key::RecordingName;
 use crate::policy::Policy;
 
 /// Where a recording stands. Every state has one writer: the coordinator's leader.
@@ -82,4 +83,12 @@ pub struct Recording {
     /// File names below the recording that a user may ask for.
     #[serde(default)]
     pub files: Vec<String>,
+}
+
+impl Recording {
+    /// Where it lies in the bucket.
+    #[must_use]
+    pub fn name(&self) -> RecordingName {
+        RecordingName { tenant: self.tenant.clone(), room: self.room.clone(), recording: self.id.clone() }
+    }
 }

@@ -24,6 +24,9 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Key, Bytes>,
+    /// How many objects had been written when each was.
+    versions: BTreeMap<Key, u64>,
+    writes: u64,
     uploads: BTreeMap<String, Begun>,
     next_upload: u64,
     history: Option<Vec<Mutation>>,
@@ -112,6 +115,8 @@ impl MemoryStore {
 impl State {
     fn write(&mut self, key: &Key, body: Bytes) {
         let old = self.objects.insert(key.clone(), body.clone());
+        self.writes += 1;
+        self.versions.insert(key.clone(), self.writes);
         let kind = if old.is_some() { MutationKind::Replaced } else { MutationKind::Created };
         self.remember(kind, key, body);
     }
@@ -205,7 +210,11 @@ impl ObjectStore for MemoryStore {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         let act = |state: &mut State| {
-            let listed = |(key, body): (&Key, &Bytes)| Listed { key: key.clone(), size: body.len() as u64 };
+            let listed = |(key, body): (&Key, &Bytes)| Listed {
+                key: key.clone(),
+                size: body.len() as u64,
+                version: state.versions.get(key).copied().unwrap_or_default().to_string(),
+            };
             Ok(state.below(prefix).map(listed).collect())
         };
         self.call(Operation::List, prefix, act).await
@@ -226,6 +235,7 @@ impl ObjectStore for MemoryStore {
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let act = |state: &mut State| {
             if state.objects.remove(key).is_some() {
+                state.versions.remove(key);
                 state.remember(MutationKind::Deleted, key, Bytes::new());
             }
             Ok(())

@@ -218,7 +218,11 @@ impl<B: Backend> ObjectStore for Objects<B> {
             .into_iter()
             .filter(|object| object.location.as_ref().starts_with(prefix))
             .filter(|object| !object.location.as_ref().starts_with(UPLOADS))
-            .map(|object| Listed { key: Key::listed(object.location.to_string()), size: object.size })
+            .map(|object| Listed {
+                key: Key::listed(object.location.to_string()),
+                size: object.size,
+                version: object.e_tag.unwrap_or_default(),
+            })
             .collect();
         listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(listed)

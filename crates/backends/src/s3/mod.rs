@@ -172,7 +172,8 @@ impl S3Store {
             let page = self.answered(&at, 2 * ANSWER_LIMIT, page.send()).await?.map_err(|e| self.answers.of(&at, e))?;
             objects.extend(page.contents().iter().filter_map(|object| {
                 let size = u64::try_from(object.size().unwrap_or_default()).unwrap_or_default();
-                Some(Listed { key: Key::listed(object.key()?.to_owned()), size })
+                let version = object.e_tag().unwrap_or_default().to_owned();
+                Some(Listed { key: Key::listed(object.key()?.to_owned()), size, version })
             }));
             directories.extend(page.common_prefixes().iter().filter_map(|p| p.prefix().map(str::to_owned)));
             let next = page.next_continuation_token().map(str::to_owned);

@@ -5,7 +5,7 @@
 
 use roomreel_shared::cluster::{self, RenderProgress};
 use roomreel_shared::id::{CompositeId, RecordingId};
-use roomreel_shared::key::{RecordingKeys, RecordingName};
+use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::late::{ActiveRender, LateRender, LateSpec, LateState, Piece};
 use roomreel_shared::policy;
 use roomreel_shared::ports::{Change, Compare, CoordinationError, Ports};
@@ -39,7 +39,7 @@ pub async fn ask(
         return Err(Problem::not_ended());
     }
     let composite = spec.composite.id.clone();
-    let source = Source::of(&*ports.store, &name_of(&recording)).await.map_err(|error| match error {
+    let source = Source::of(&*ports.store, &recording.name()).await.map_err(|error| match error {
         SourceError::Store(error) => error.into(),
         SourceError::NotRenderable(why) => Problem::not_renderable(why),
     })?;
@@ -47,9 +47,13 @@ pub async fn ask(
     let asked = source
         .render(spec, requested_by, OffsetDateTime::now_utc())
         .map_err(|error| Problem::malformed(error.to_string()))?;
-    let keys = name_of(&recording).keys();
+    let keys = recording.name().keys();
     let known = late::document(&*ports.store, &keys, &composite).await?;
-    if known.is_none() && recording.composites.iter().any(|listed| listed.id == composite) {
+    // What is there may be in the way of a clean-up, and is none of this render's.
+    if known.is_none()
+        && (recording.composites.iter().any(|listed| listed.id == composite)
+            || !ports.store.list(&keys.composite_prefix(&composite)).await?.is_empty())
+    {
         return Err(Problem::composite_taken(&composite));
     }
     if known.is_none() && under_way(ports).await? >= MAX_ACTIVE {
@@ -102,10 +106,6 @@ fn may_render(principal: &Principal, recording: &Recording) -> Result<(), Proble
         Ok(()) | Err(policy::Refusal::Disabled) => Ok(()),
         Err(refusal) => Err(Problem::not_authorised(refusal.to_string())),
     }
-}
-
-fn name_of(Recording { tenant, room, id, .. }: &Recording) -> RecordingName {
-    RecordingName { tenant: tenant.clone(), room: room.clone(), recording: id.clone() }
 }
 
 async fn under_way(ports: &Ports) -> Result<usize, CoordinationError> {

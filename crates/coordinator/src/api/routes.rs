@@ -260,11 +260,8 @@ async fn resume(State(state): State<ApiState>, headers: HeaderMap, id: Result<Pa
 
 async fn show(State(state): State<ApiState>, headers: HeaderMap, id: Result<Path<String>, PathRejection>) -> Answer {
     let principal = reader(&state, &headers)?;
-    let found = service::find(&state.ports, &principal.tenant, &recording_id(&path(id)?)?).await?;
-    if !service::may_see(&principal, &found.recording) {
-        return Err(Problem::not_seen());
-    }
-    Ok(answer(StatusCode::OK, &found.recording))
+    let seen = service::look_at(&state.ports, &principal, &recording_id(&path(id)?)?).await?;
+    Ok(answer(StatusCode::OK, &seen.ok_or_else(Problem::not_seen)?))
 }
 
 async fn render(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::{RngCore as _, SeedableRng as _};
 use roomreel_shared::cluster::{self, ActiveRecording};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::REQUEST_LEASE;
 use super::auth::Principal;
 use super::problem::Problem;
+use crate::late;
 use crate::observed::json;
 use crate::perform::{date_path, final_state, index_key, to_json};
 use crate::request::{Outcome, Request, Wish};
@@ -26,6 +27,8 @@ const DECISION_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(500);
 /// Index entries of one day that one page looks at.
 const MAX_SCANNED: usize = 1000;
+/// Recordings of a page that are looked at at once.
+const LOOKS: usize = 8;
 
 /// A recording that may still be active.
 pub struct Found {
@@ -47,6 +50,18 @@ pub async fn find(ports: &Ports, tenant: &TenantId, id: &RecordingId) -> Result<
     }
     let recording = final_state(&*ports.store, tenant, id).await?.ok_or_else(Problem::no_recording)?;
     Ok(Found { recording, active: false })
+}
+
+/// The recording with what it has of late renders, if `principal` may see it.
+///
+/// # Errors
+/// As [`find`]'s, or the bucket's.
+pub async fn look_at(ports: &Ports, principal: &Principal, id: &RecordingId) -> Result<Option<Recording>, Problem> {
+    let Found { recording, active } = find(ports, &principal.tenant, id).await?;
+    if !may_see(principal, &recording) {
+        return Ok(None);
+    }
+    Ok(Some(if active { recording } else { late::listed(&*ports.store, recording).await? }))
 }
 
 /// A page of a day's recordings.
@@ -82,14 +97,16 @@ pub async fn list(
     let today = |id: &RecordingId| index_key(id).as_str().starts_with(&prefix);
     ids.extend(active.map(|active| active.recording.id).filter(today));
     let mut page = Page::default();
-    for (scanned, id) in ids.into_iter().filter(|id| after.is_none_or(|after| id > after)).enumerate() {
+    let ids = ids.into_iter().filter(|id| after.is_none_or(|after| id > after));
+    let looks = ids.map(|id| async move { (look_at(ports, principal, &id).await, id) });
+    let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffered(LOOKS).enumerate();
+    while let Some((scanned, (look, id))) = looks.next().await {
         if page.recordings.len() == limit || scanned == MAX_SCANNED {
             return Ok(page);
         }
-        page.next = Some(id.clone());
-        match find(ports, &principal.tenant, &id).await {
-            Ok(found) if may_see(principal, &found.recording) => page.recordings.push(found.recording),
-            Ok(_) => {}
+        page.next = Some(id);
+        match look {
+            Ok(seen) => page.recordings.extend(seen),
             Err(problem) if problem.status == 404 => {}
             Err(problem) => return Err(problem),
         }

@@ -24,6 +24,7 @@ use super::auth::{AuthConfig, KeySource, Refused, Verifier};
 use super::problem::Problem;
 use super::service::Page;
 use super::{ApiState, MAX_BODY_BYTES, router, routes};
+use crate::perform::to_json;
 use crate::testing::{auto, id};
 use crate::tests::{World, until};
 
@@ -407,14 +408,23 @@ async fn a_recording_is_rendered_again() {
         Some(show().await).filter(|render| render.state == LateState::Complete)
     })
     .await;
-    assert_eq!((done.rendered, done.files), (3, vec!["composites/pitch/composite.mp4".to_owned()]));
+    assert_eq!((done.rendered, done.files.clone()), (3, vec!["composites/pitch/composite.mp4".to_owned()]));
     let after = caller.ok(Method::GET, &format!("/v1/recordings/{}", recording.id)).await;
     assert_eq!(after.composites.iter().map(|composite| composite.id.as_str()).collect::<Vec<_>>(), ["grid", "pitch"]);
     assert!(after.files.contains(&"composites/pitch/composite.mp4".to_owned()));
     let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     let document = world.store.get(&keys.recording_json()).await.expect("there");
-    assert_eq!(serde_json::from_slice::<Recording>(&document).expect("a recording"), after);
+    let document: Recording = serde_json::from_slice(&document).expect("a recording");
+    assert_eq!(document.composites.len(), 1, "it is written once");
+    let day = OffsetDateTime::now_utc().date();
+    let page = caller.call(Method::GET, &format!("/v1/recordings?date={day}"), &claims(), "").await.1;
+    let page: Page = serde_json::from_slice(&page).expect("a page");
+    assert_eq!(page.recordings, [after]);
     assert_eq!(asked(StatusCode::OK).await.state, LateState::Complete);
+    // A leader that was paused when the first attempt had failed writes that down now.
+    let failed = LateRender { state: LateState::Failed, ..done };
+    world.store.put(&keys.render_json(&failed.spec.composite.id), to_json(&failed)).await.expect("the store is up");
+    assert_eq!(show().await.state, LateState::Complete);
     coordinator.drain().await;
 }
 
