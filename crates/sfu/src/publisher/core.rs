@@ -23,10 +23,12 @@ use roomreel_shared::ports::{Appended, NewEntry};
 use roomreel_shared::subject::{Address, Entry, Shard, Subject, Writer};
 use roomreel_shared::time::RoomTime;
 
+use self::session::{Expected, Mark};
 use self::spooling::Spooling;
 use super::spool::Place;
 use super::{Error, Stats};
 
+mod session;
 mod spooling;
 
 /// Longest packet: what UDP can carry.
@@ -82,7 +84,7 @@ pub struct Send {
 enum Sending {
     /// Nothing to do.
     Idle,
-    /// In the queue, or behind the room's other messages if it closes the room.
+    /// In the queue, or waiting for its room's other messages.
     Queued,
     /// The log has it and has not answered.
     InFlight,
@@ -103,6 +105,7 @@ struct Message {
     number: u64,
     /// A batch's first and last packet number.
     packets: (u64, u64),
+    mark: Mark,
     subject: Subject,
     trace_parent: Option<String>,
     /// Empty while the spool alone has it.
@@ -161,14 +164,16 @@ struct Room {
     shard: Shard,
     events: Series,
     tracks: BTreeMap<TrackId, Track>,
-    /// Numberings of an earlier process.
-    recovered: BTreeMap<Incarnation, Series>,
+    /// Numberings of an earlier process or session, of which something is held.
+    earlier: BTreeMap<Incarnation, Series>,
     recorded: bool,
-    /// The RoomClosed message and how many messages before it the broker has not acknowledged.
-    closing: Option<(MessageKey, usize)>,
-    /// The RoomCreated message while the broker has not acknowledged it, and what waits for that.
-    opening: Option<(MessageKey, Vec<MessageKey>)>,
-    unacknowledged: usize,
+    expected: Option<Expected>,
+    /// What has not had its turn, in the order of acceptance.
+    waiting: VecDeque<MessageKey>,
+    /// What had its turn and is not acknowledged.
+    outstanding: BTreeSet<MessageKey>,
+    /// Of these, the beginning or the end of a session: everything else waits for it.
+    barrier: Option<MessageKey>,
     closed: bool,
 }
 
@@ -176,7 +181,7 @@ impl Room {
     /// Its numberings: those of its tracks, and of its events last.
     fn series(&self) -> impl Iterator<Item = &Series> {
         let of_tracks = self.tracks.values().map(|track| &track.series);
-        of_tracks.chain(self.recovered.values()).chain([&self.events])
+        of_tracks.chain(self.earlier.values()).chain([&self.events])
     }
 
     /// No message of it is held.
@@ -336,19 +341,27 @@ impl Core {
         self.room(room_id);
         self.close_batches_of(room_id);
         let tracks: Vec<TrackId> = match &kind {
-            EventKind::RoomClosed { .. } => self.rooms[room_id].tracks.keys().cloned().collect(),
+            EventKind::RoomCreated { .. } | EventKind::RoomClosed { .. } => {
+                self.rooms[room_id].tracks.keys().cloned().collect()
+            }
             EventKind::ProducerClosed { track, .. } => vec![track.clone()],
             _ => Vec::new(),
         };
         for track in &tracks {
             self.declare_gap(room_id, track);
         }
-        let closes_room = matches!(kind, EventKind::RoomClosed { .. });
+        if let EventKind::RoomCreated { .. } = kind {
+            self.renew(room_id);
+        }
         let closes_track = match &kind {
             EventKind::ProducerClosed { track, .. } => Some(track.clone()),
             _ => None,
         };
-        self.append_event(room_id, time, kind, closes_room)?;
+        let expects = session::expects(&kind);
+        self.append_event(room_id, time, kind)?;
+        if let Some(is_expected) = expects {
+            self.expect(now, room_id, is_expected);
+        }
         if let Some(track) = closes_track.and_then(|track| self.track(room_id, &track)) {
             track.closed_at = Some(now);
         }
@@ -423,7 +436,7 @@ impl Core {
         if first {
             self.one_less_unacknowledged(&room_id, key);
         }
-        if !self.rooms.get(&room_id).is_some_and(|room| room.recorded) {
+        if !self.rooms.get(&room_id).is_some_and(Room::is_kept) {
             self.graces.push_back((now + self.limits.unrecorded_grace, key));
         }
     }
@@ -455,8 +468,8 @@ impl Core {
         }
         while self.graces.front().is_some_and(|(due, _)| *due <= now) {
             let (_, key) = self.graces.pop_front().expect("there is a front");
-            let recorded = |message: &Message| self.rooms.get(&message.room).is_some_and(|room| room.recorded);
-            if self.messages.get(&key).is_some_and(|message| !recorded(message) && message.sending == Sending::Idle) {
+            let is_kept = |message: &Message| self.rooms.get(&message.room).is_some_and(Room::is_kept);
+            if self.messages.get(&key).is_some_and(|message| !is_kept(message) && message.sending == Sending::Idle) {
                 self.forget(key);
             }
         }
@@ -471,16 +484,18 @@ impl Core {
     }
 
     /// Sends the ends of recorded rooms' numberings again that should have a watermark by now. A room's events follow when
-    /// its media has been acknowledged: its end must not overtake what it ends.
+    /// its media has been acknowledged: its end must not overtake what it ends. Of rooms that should be recorded by now it is
+    /// the beginning.
     fn send_unconfirmed(&mut self, now: Duration) {
-        let mut tails = Vec::new();
+        let mut tails = self.unheard_beginnings(now);
+        let is_due = |key: &MessageKey| {
+            let message = &self.messages[key];
+            message.sending == Sending::Idle && message.stored && message.stored_at + UNCONFIRMED_AFTER <= now
+        };
+        tails.retain(is_due);
         for room in self.rooms.values().filter(|room| room.recorded) {
             let newest = |series: &Series| series.held.last_key_value().map(|(_, key)| *key);
-            let media = room.tracks.values().map(|track| &track.series).chain(room.recovered.values());
-            let is_due = |key: &MessageKey| {
-                let message = &self.messages[key];
-                message.sending == Sending::Idle && message.stored && message.stored_at + UNCONFIRMED_AFTER <= now
-            };
+            let media = room.tracks.values().map(|track| &track.series).chain(room.earlier.values());
             let media: Vec<MessageKey> = media.filter_map(newest).collect();
             let due: Vec<MessageKey> = media.iter().copied().filter(is_due).collect();
             if due.is_empty() && media.iter().all(|key| self.messages[key].sending == Sending::Idle) {
@@ -521,20 +536,8 @@ impl Core {
         let due = self.due.front().map(|(due, ..)| *due);
         let grace = self.graces.front().map(|(due, _)| *due);
         let retry = self.retries.first().map(|(due, _)| *due);
-        let holds = self.rooms.values().any(|room| room.recorded && !room.holds_nothing());
+        let holds = self.rooms.values().any(|room| room.is_kept() && !room.holds_nothing());
         [due, grace, retry, holds.then_some(self.next_confirm)].into_iter().flatten().min()
-    }
-
-    /// The cluster said whether the room is under recording.
-    pub fn on_recording_state(&mut self, now: Duration, room_id: &RoomId, active: bool) {
-        let Some(room) = self.rooms.get_mut(room_id) else { return };
-        let was_recorded = std::mem::replace(&mut room.recorded, active);
-        if was_recorded && !active {
-            let due = now + self.limits.unrecorded_grace;
-            let held = room.series().flat_map(|series| series.held.values());
-            let stored = held.copied().filter(|key| self.acknowledged.contains(key));
-            self.graces.extend(stored.map(|key| (due, key)));
-        }
     }
 
     /// Everything below `next` of this numbering is in committed windows. `track` is `None` for events.
@@ -593,7 +596,7 @@ impl Core {
     /// Whether a source that can wait should: a whole window waits behind the one in flight.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        let waiting = self.rooms.values().filter_map(|room| room.opening.as_ref()).map(|(_, waiting)| waiting.len());
+        let waiting = self.rooms.values().map(|room| room.waiting.len());
         self.queue.len() + waiting.sum::<usize>() >= self.limits.in_flight
     }
 
@@ -630,11 +633,12 @@ impl Core {
                 shard,
                 events,
                 tracks: BTreeMap::new(),
-                recovered: BTreeMap::new(),
+                earlier: BTreeMap::new(),
                 recorded: false,
-                closing: None,
-                opening: None,
-                unacknowledged: 0,
+                expected: None,
+                waiting: VecDeque::new(),
+                outstanding: BTreeSet::new(),
+                barrier: None,
                 closed: false,
             };
             self.rooms.insert(id.clone(), room);
@@ -662,7 +666,7 @@ impl Core {
         };
         match series.filter(|series| series.incarnation.get() == incarnation) {
             Some(series) => Some(series),
-            None => room.recovered.get_mut(&Incarnation::new(incarnation)?),
+            None => room.earlier.get_mut(&Incarnation::new(incarnation)?),
         }
     }
 
@@ -726,6 +730,7 @@ impl Core {
             incarnation,
             number: batch_no,
             packets: (batch.first_packet_no, batch.next_packet_no() - 1),
+            mark: Mark::Plain,
             subject,
             trace_parent,
             length: payload.len(),
@@ -747,17 +752,11 @@ impl Core {
         format!("00-{trace:032x}-{parent:016x}-{:02x}", u8::from(sampled))
     }
 
-    fn append_event(
-        &mut self,
-        room_id: &RoomId,
-        time: RoomTime,
-        kind: EventKind,
-        closes_room: bool,
-    ) -> Result<(), Error> {
+    fn append_event(&mut self, room_id: &RoomId, time: RoomTime, kind: EventKind) -> Result<(), Error> {
         let room = self.rooms.get(room_id).expect("callers make the room first");
         let (incarnation, event_no) = (room.events.incarnation, room.events.next);
         let subject = room.events.subject.clone();
-        let opens_room = matches!(kind, EventKind::RoomCreated { .. });
+        let mark = Mark::of(&kind);
         let ends = room.ends(&kind);
         let payload = RoomEvent { room: room_id.clone(), incarnation, event_no, time, kind }.encode_with_ends(&ends);
         if payload.len() > MAX_EVENT_BYTES {
@@ -772,6 +771,7 @@ impl Core {
             incarnation,
             number: event_no,
             packets: (0, 0),
+            mark,
             subject,
             trace_parent,
             length: payload.len(),
@@ -786,34 +786,16 @@ impl Core {
         };
         let room = self.rooms.get_mut(room_id).expect("found above");
         room.events.next += 1;
-        room.closed = closes_room;
-        let before = room.unacknowledged;
-        let is_first = before == 0 || event_no == 0 && room.tracks.is_empty();
-        if opens_room && is_first && room.opening.is_none() {
-            // A cluster that meets a room's middle first does not know where it began.
-            self.hold(message);
-            let key = MessageKey(self.next_key - 1);
-            self.rooms.get_mut(room_id).expect("found above").opening = Some((key, Vec::new()));
-        } else if closes_room && before > 0 && room.closing.is_none() {
-            // Concurrent appends may overtake each other; nothing may be overtaken by the end of the room.
-            room.closing = Some((MessageKey(self.next_key), before));
-            self.hold_behind(message);
-        } else {
-            self.hold(message);
+        match mark {
+            Mark::Created => room.closed = false,
+            Mark::Closed => room.closed = true,
+            Mark::Plain | Mark::Producer => {}
         }
+        self.hold(message);
         Ok(())
     }
 
     fn hold(&mut self, message: Message) {
-        let room_id = message.room.clone();
-        let key = self.hold_behind(message);
-        match self.rooms.get_mut(&room_id).and_then(|room| room.opening.as_mut()) {
-            Some((_, waiting)) => waiting.push(key),
-            None => self.queue.push_back(key),
-        }
-    }
-
-    fn hold_behind(&mut self, message: Message) -> MessageKey {
         let key = MessageKey(self.next_key);
         self.next_key += 1;
         self.bytes += message.cost();
@@ -821,7 +803,7 @@ impl Core {
             self.event_bytes += message.cost();
         }
         let room = self.rooms.get_mut(&message.room).expect("callers make the room first");
-        room.unacknowledged += 1;
+        room.waiting.push_back(key);
         self.stats.unacknowledged += 1;
         let (track, incarnation, number) = (message.track.clone(), message.incarnation.get(), message.number);
         let room_id = message.room.clone();
@@ -832,7 +814,7 @@ impl Core {
         if is_new {
             self.spool(key);
         }
-        key
+        self.release(&room_id);
     }
 
     /// Makes room for `cost` bytes of media, at the expense of what the broker has acknowledged.
@@ -862,25 +844,7 @@ impl Core {
     fn declare_gap(&mut self, room: &RoomId, track: &TrackId) {
         if let Some((gap, time)) = self.track(room, track).and_then(|track| track.gap.take()) {
             self.stats.gaps += 1;
-            self.append_event(room, time, EventKind::PublisherGap(gap), false).expect("a gap is a small event");
-        }
-    }
-
-    fn one_less_unacknowledged(&mut self, room_id: &RoomId, key: MessageKey) {
-        let Some(room) = self.rooms.get_mut(room_id) else { return };
-        room.unacknowledged -= 1;
-        self.stats.unacknowledged -= 1;
-        if let Some((_, waiting)) = room.opening.take_if(|(opening, _)| *opening == key) {
-            self.queue.extend(waiting);
-        }
-        if let Some((closing, before)) = &mut room.closing {
-            if key < *closing {
-                *before -= 1;
-            }
-            if *before == 0 {
-                self.queue.push_back(*closing);
-                room.closing = None;
-            }
+            self.append_event(room, time, EventKind::PublisherGap(gap)).expect("a gap is a small event");
         }
     }
 
@@ -916,7 +880,7 @@ impl Core {
         };
         for room in self.rooms.values_mut() {
             room.tracks.retain(|_, track| !is_over(track));
-            room.recovered.retain(|_, series| !series.held.is_empty());
+            room.earlier.retain(|_, series| !series.held.is_empty());
         }
         let is_idle = |room: &Room| {
             room.holds_nothing() && room.tracks.values().all(|track| track.open.is_none() && track.gap.is_none())

@@ -145,6 +145,93 @@ fn nothing_overtakes_the_beginning_of_a_room() {
     assert_eq!(sent(&mut core, 300 * MS).iter().map(is_media).collect::<Vec<_>>(), [false, true]);
 }
 
+fn created_with(auto_record: bool) -> EventKind {
+    let policy = roomreel_shared::policy::Policy { auto_record, ..Default::default() };
+    EventKind::RoomCreated { room_name: String::new(), host: None, meeting_type: String::new(), policy: Some(policy) }
+}
+
+#[test]
+fn a_room_that_is_created_again_has_numbers_of_its_own_and_waits_for_the_end_of_the_last() {
+    let mut core = core(limits());
+    event(&mut core, created_with(false));
+    let send = sent(&mut core, Duration::ZERO).remove(0);
+    stored(&mut core, Duration::ZERO, &send);
+    packet(&mut core, Duration::ZERO, 2000);
+    event(&mut core, closed());
+    event(&mut core, created_with(false));
+    packet(&mut core, Duration::ZERO, 2000);
+    event(&mut core, closed());
+    let kinds = |sends: &[Send]| -> Vec<&'static str> {
+        let of = |send: &Send| match RoomEvent::decode(send.entry.payload.clone()).map(|event| event.kind) {
+            Ok(EventKind::RoomCreated { .. }) => "created",
+            Ok(EventKind::RoomClosed { .. }) => "closed",
+            Ok(_) => "event",
+            Err(_) => "media",
+        };
+        sends.iter().map(of).collect()
+    };
+    let mut batches = Vec::new();
+    for expected in ["media", "closed", "created", "media", "closed"] {
+        let sends = sent(&mut core, Duration::ZERO);
+        assert_eq!(kinds(&sends), [expected], "one waits for the other");
+        batches.extend(RtpBatch::decode(sends[0].entry.payload.clone()));
+        core.on_failed(Duration::ZERO, sends[0].key);
+        let again = sent(&mut core, 300 * MS);
+        assert_eq!(kinds(&again), [expected], "a retry is overtaken by nothing");
+        stored(&mut core, Duration::ZERO, &again[0]);
+    }
+    assert!(core.is_flushed());
+    let numbers: Vec<_> = batches.iter().map(|batch| (batch.batch_no, batch.first_packet_no)).collect();
+    assert_eq!(numbers, [(0, 0), (0, 0)]);
+    assert_ne!(batches[0].incarnation, batches[1].incarnation);
+    // What is asked for of the first session is still there, until a watermark covers it.
+    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_replay_request(&room(), Some(&cam()), batches[0].incarnation.get(), 0..=9, 1);
+    let replayed = sent(&mut core, Duration::ZERO);
+    assert_eq!(replayed.iter().map(batch).collect::<Vec<_>>(), batches[..1]);
+}
+
+#[test]
+fn a_room_whose_policy_has_it_recorded_is_kept_and_its_beginning_sent_again_until_somebody_says_that_it_is() {
+    let mut core = core(limits());
+    event(&mut core, created_with(true));
+    let flush = |core: &mut Core, ms: u32| -> Vec<String> {
+        core.on_time(ms * MS);
+        let sends = sent(core, ms * MS);
+        sends.iter().for_each(|send| stored(core, ms * MS, send));
+        sends.into_iter().map(|send| send.entry.message_id).collect()
+    };
+    flush(&mut core, 0);
+    packet(&mut core, Duration::ZERO, 2000);
+    event(&mut core, joined());
+    flush(&mut core, 0);
+    let again: Vec<Vec<String>> =
+        [5_000, 10_000, 20_000, 27_500, 30_000].map(|ms| flush(&mut core, ms)).into_iter().collect();
+    let suffixes: Vec<Vec<&str>> = again.iter().map(|ids| ids.iter().map(|id| &id[id.len() - 4..]).collect()).collect();
+    assert_eq!(suffixes, [vec![], vec!["0:r1"], vec![], vec![], vec!["0:r2"]], "its creation alone, ever more rarely");
+    assert_eq!(core.stats().held_messages, 3, "longer than the grace");
+    core.on_recording_state(40_000 * MS, &room(), true);
+    assert!(flush(&mut core, 42_500).iter().all(|id| !id.ends_with(":0:r3")), "now the ends are what is sent again");
+    core.on_recording_state(43_000 * MS, &room(), false);
+    flush(&mut core, 53_000);
+    assert_eq!(core.stats().held_messages, 0);
+
+    // Where nobody ever records it, it is not kept for ever; nor where the policy changes.
+    for changes in [false, true] {
+        let mut core = self::core(limits());
+        event(&mut core, created_with(true));
+        flush(&mut core, 0);
+        if changes {
+            event(&mut core, EventKind::RoomPolicyUpdated { policy: roomreel_shared::policy::Policy::default() });
+        }
+        for seconds in 0..if changes { 13 } else { 615 } {
+            flush(&mut core, seconds * 1000);
+            assert!(seconds > 9 || core.stats().held_messages > 0);
+        }
+        assert_eq!(core.stats().held_messages, 0);
+    }
+}
+
 #[test]
 fn an_end_without_a_watermark_is_sent_again_and_the_rooms_end_last() {
     let mut core = core(limits());

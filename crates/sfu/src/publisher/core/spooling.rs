@@ -12,7 +12,8 @@ use roomreel_shared::subject::Entry;
 use roomreel_shared::time::RoomTime;
 
 use super::super::spool::{Job, Place, Recovered};
-use super::{Core, MessageKey, Room, Sending, Series};
+use super::session::Mark;
+use super::{Core, MessageKey, Sending, Series};
 
 /// What the core knows of the spool.
 #[derive(Debug, Default)]
@@ -115,10 +116,7 @@ impl Core {
         let reason = "the publisher's spool was damaged".to_owned();
         let gap = PublisherGap { track, incarnation, packets, batches: (number, number), reason };
         self.room(&room);
-        // A room that nobody publishes any more stays closed.
-        let closed = self.rooms[&room].closed;
-        self.append_event(&room, RoomTime::default(), EventKind::PublisherGap(gap), closed)
-            .expect("a gap is a small event");
+        self.append_event(&room, RoomTime::default(), EventKind::PublisherGap(gap)).expect("a gap is a small event");
     }
 
     /// Notes whether a message's bytes may leave memory.
@@ -161,8 +159,8 @@ impl Core {
 
     /// Publishes what an earlier process left, under its old numbers.
     pub fn recover(&mut self, recovered: Vec<Recovered>) {
-        let mut ends = Vec::new();
-        for Recovered { id, place, bytes } in recovered {
+        let (ends, others): (Vec<_>, Vec<_>) = recovered.into_iter().partition(|recovered| recovered.id.closes_room);
+        for Recovered { id, place, bytes } in others.into_iter().chain(ends) {
             let is_new = !self.rooms.contains_key(&id.room);
             self.room(&id.room);
             let entry = id.track.clone().map_or(Entry::Event, Entry::Media);
@@ -170,11 +168,11 @@ impl Core {
             // Nobody publishes it now: it is gone when all of it is durable.
             room.closed |= is_new;
             let shard = room.shard;
-            if !room.recovered.contains_key(&id.incarnation) {
+            if !room.earlier.contains_key(&id.incarnation) {
                 let series = Series { incarnation: id.incarnation, ..self.new_series(shard, &id.room, entry) };
-                self.rooms.get_mut(&id.room).expect("made above").recovered.insert(id.incarnation, series);
+                self.rooms.get_mut(&id.room).expect("made above").earlier.insert(id.incarnation, series);
             }
-            let series = &self.rooms[&id.room].recovered[&id.incarnation];
+            let series = &self.rooms[&id.room].earlier[&id.incarnation];
             if series.held.contains_key(&id.number) {
                 continue;
             }
@@ -185,6 +183,7 @@ impl Core {
                 incarnation: id.incarnation,
                 number: id.number,
                 packets: id.packets,
+                mark: if id.closes_room { Mark::Closed } else { Mark::Plain },
                 subject,
                 trace_parent: None,
                 payload: Bytes::new(),
@@ -198,20 +197,7 @@ impl Core {
                 stored_at: std::time::Duration::ZERO,
             };
             self.stats.recovered += 1;
-            let key = self.hold_behind(message);
-            if id.closes_room {
-                ends.push((id.room, key));
-            } else {
-                self.queue.push_back(key);
-            }
-        }
-        for (room_id, key) in ends {
-            let room = self.rooms.get_mut(&room_id).expect("made above");
-            let before = |room: &Room| room.unacknowledged.saturating_sub(1);
-            match room.closing {
-                None if before(room) > 0 => room.closing = Some((key, before(room))),
-                _ => self.queue.push_back(key),
-            }
+            self.hold(message);
         }
     }
 }

@@ -1,0 +1,160 @@
+//! A room from its creation to its end: what of it may not overtake what, where one session ends and the next begins, and
+//! what is kept of a room that is to be recorded before anybody says that it is.
+
+use std::time::Duration;
+
+use roomreel_shared::event::EventKind;
+use roomreel_shared::id::RoomId;
+use roomreel_shared::subject::Entry;
+
+use super::{Core, MessageKey, Room, UNCONFIRMED_AFTER};
+
+/// How long a room is kept whose policy has it recorded and of which nobody says that it is.
+const EXPECTED_FOR: Duration = Duration::from_secs(600);
+/// Longest wait before its beginning is sent again.
+const MAX_WAIT: Duration = Duration::from_secs(160);
+
+/// What a message is to its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// One of many.
+    Plain,
+    /// The session begins: nothing overtakes it, or a cluster that meets a room's middle first does not know where it began.
+    Created,
+    /// A track begins; a recording by policy begins with the first.
+    Producer,
+    /// The session ends: it overtakes nothing, and nothing of the next session overtakes it.
+    Closed,
+}
+
+impl Mark {
+    pub(super) fn of(kind: &EventKind) -> Self {
+        match kind {
+            EventKind::RoomCreated { .. } => Self::Created,
+            EventKind::ProducerCreated(_) => Self::Producer,
+            EventKind::RoomClosed { .. } => Self::Closed,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// A room whose policy has it recorded, and of which nobody has said yet that it is.
+#[derive(Debug)]
+pub(super) struct Expected {
+    until: Duration,
+    /// When its beginning is sent again: the log may have lost it before anybody read it.
+    again_at: Duration,
+    wait: Duration,
+}
+
+/// What a room's policy says about recording, if the event says something about it.
+pub(super) fn expects(kind: &EventKind) -> Option<bool> {
+    match kind {
+        EventKind::RoomCreated { policy: Some(policy), .. } | EventKind::RoomPolicyUpdated { policy } => {
+            Some(policy.enabled && policy.auto_record)
+        }
+        _ => None,
+    }
+}
+
+impl Room {
+    /// What the broker has acknowledged of it is kept for a watermark.
+    pub(super) fn is_kept(&self) -> bool {
+        self.recorded || self.expected.is_some()
+    }
+}
+
+impl Core {
+    /// Notes what a policy says about recording.
+    pub(super) fn expect(&mut self, now: Duration, room_id: &RoomId, is_expected: bool) {
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        let was_kept = room.is_kept();
+        if is_expected {
+            let (until, again_at) = (now + EXPECTED_FOR, now + UNCONFIRMED_AFTER);
+            room.expected.get_or_insert(Expected { until, again_at, wait: UNCONFIRMED_AFTER });
+        } else {
+            room.expected = None;
+        }
+        self.begin_grace(now, room_id, was_kept);
+    }
+
+    /// The cluster said whether the room is under recording.
+    pub fn on_recording_state(&mut self, now: Duration, room_id: &RoomId, active: bool) {
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        let was_kept = room.is_kept();
+        room.recorded = active;
+        if active {
+            room.expected = None;
+        }
+        self.begin_grace(now, room_id, was_kept);
+    }
+
+    /// The grace begins for what a room was kept for.
+    fn begin_grace(&mut self, now: Duration, room_id: &RoomId, was_kept: bool) {
+        let Some(room) = self.rooms.get(room_id).filter(|room| was_kept && !room.is_kept()) else { return };
+        let due = now + self.limits.unrecorded_grace;
+        let held = room.series().flat_map(|series| series.held.values());
+        let stored = held.copied().filter(|key| self.acknowledged.contains(key));
+        self.graces.extend(stored.map(|key| (due, key)));
+    }
+
+    /// Beginnings that are to be sent again, of rooms that are expected to be recorded; gives up those that waited too long.
+    pub(super) fn unheard_beginnings(&mut self, now: Duration) -> Vec<MessageKey> {
+        let (mut beginnings, mut given_up) = (Vec::new(), Vec::new());
+        for (id, room) in self.rooms.iter_mut().filter(|(_, room)| !room.recorded) {
+            let Some(expected) = &mut room.expected else { continue };
+            if expected.until <= now {
+                room.expected = None;
+                given_up.push(id.clone());
+            } else if expected.again_at <= now {
+                expected.wait = (expected.wait * 2).min(MAX_WAIT);
+                expected.again_at = now + expected.wait;
+                let begins = |key: &&MessageKey| matches!(self.messages[*key].mark, Mark::Created | Mark::Producer);
+                beginnings.extend(room.events.held.values().filter(begins));
+            }
+        }
+        for room in given_up {
+            self.begin_grace(now, &room, true);
+        }
+        beginnings
+    }
+
+    /// Lets a room's messages have their turn, as far as none overtakes what it may not.
+    pub(super) fn release(&mut self, room_id: &RoomId) {
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        while let (None, Some(&key)) = (room.barrier, room.waiting.front()) {
+            let mark = self.messages.get(&key).map(|message| message.mark);
+            if mark == Some(Mark::Closed) && !room.outstanding.is_empty() {
+                return;
+            }
+            room.waiting.pop_front();
+            // One that is gone was made durable before its turn.
+            let Some(mark) = mark else { continue };
+            room.outstanding.insert(key);
+            self.queue.push_back(key);
+            if matches!(mark, Mark::Created | Mark::Closed) {
+                room.barrier = Some(key);
+            }
+        }
+    }
+
+    /// A message needs no acknowledgement any more.
+    pub(super) fn one_less_unacknowledged(&mut self, room_id: &RoomId, key: MessageKey) {
+        self.stats.unacknowledged -= 1;
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        room.outstanding.remove(&key);
+        room.barrier.take_if(|barrier| *barrier == key);
+        self.release(room_id);
+    }
+
+    /// A room that was closed is created again: what comes now has numbers of its own.
+    pub(super) fn renew(&mut self, room_id: &RoomId) {
+        let Some(shard) = self.rooms.get(room_id).filter(|room| room.closed).map(|room| room.shard) else { return };
+        let events = self.new_series(shard, room_id, Entry::Event);
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        let before = std::mem::take(&mut room.tracks).into_values().map(|track| track.series);
+        let before = before.chain([std::mem::replace(&mut room.events, events)]);
+        room.earlier.extend(before.filter(|series| !series.held.is_empty()).map(|series| (series.incarnation, series)));
+        room.expected = None;
+    }
+}
