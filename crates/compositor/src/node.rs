@@ -434,6 +434,7 @@ mod tests {
             recording: RecordingId::new("x").expect("valid"),
             shards: 1,
             from: None,
+            beginning: None,
             start_sequence: 1,
             window_ms: 4000,
             policy: Policy::default(),

@@ -123,6 +123,7 @@ impl Source {
             // What only a fold looks at.
             shards: 1,
             from: None,
+            beginning: None,
             start_sequence: 0,
             policy: Policy::default(),
             epoch_base: 0,

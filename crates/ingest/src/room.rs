@@ -37,6 +37,8 @@ use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, Track
 
 /// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
 const CLOCK_GRID_US: i64 = 100_000;
+/// A broker's clock may be set back by this when another server leads.
+const CLOCK_SLACK: Duration = Duration::from_secs(5);
 /// Most starts of writers that are told apart in one room.
 const MAX_EVENT_STREAMS: usize = 256;
 /// The writer of control entries, as errors name it.
@@ -567,6 +569,7 @@ impl RoomFold {
             let named = format!("{}/{}", batch.room, batch.track);
             return Err(DamagedReason::WrongPlace { named, expected: format!("{}/{}", self.spec.room, key.track) });
         }
+        self.begin_without_beginning(entry.time, outputs);
         self.open_track(&key, outputs)?;
         if !again {
             self.sfu_time = self.sfu_time.max(entry.time);
@@ -615,7 +618,11 @@ impl RoomFold {
         if writer.sfu().is_some() && !again {
             self.sfu_time = self.sfu_time.max(entry.time);
         }
-        let begins = writer.sfu().is_some() && !event.kind.is_control() && self.begins_with(&event);
+        let is_of_sfu = writer.sfu().is_some() && !event.kind.is_control();
+        let begins = is_of_sfu && self.phase == Phase::Before && self.is_of_beginning(&event);
+        if is_of_sfu && !begins {
+            self.begin_without_beginning(entry.time, outputs);
+        }
         let stream = (writer, event.incarnation);
         if !self.events.contains_key(&stream) {
             if self.events.len() >= MAX_EVENT_STREAMS {
@@ -623,7 +630,7 @@ impl RoomFold {
             }
             // Before the recording, a writer's numbers begin where reading begins, or with the event that the recording does.
             let next = match self.spec.from {
-                Some(from) if begins => from.event_no,
+                Some(from) if is_of_sfu && self.is_of_beginning(&event) => from.event_no,
                 _ if self.phase == Phase::Before => event.event_no,
                 _ => 0,
             };
@@ -660,11 +667,22 @@ impl RoomFold {
         Err(DamagedReason::NotPermitted { writer })
     }
 
-    /// Whether the recording begins here: at the event it is to begin with, or at a later one of that writer, should the log
-    /// have lost the first.
-    fn begins_with(&self, event: &RoomEvent) -> bool {
+    /// Whether it is the event that the recording is to begin with, or a later one of that writer: the log may have lost the
+    /// first.
+    fn is_of_beginning(&self, event: &RoomEvent) -> bool {
         let is_of = |from: EventRef| from.incarnation == event.incarnation.get() && event.event_no >= from.event_no;
-        self.phase == Phase::Before && self.spec.from.is_some_and(is_of)
+        self.spec.from.is_some_and(is_of)
+    }
+
+    /// Begins a recording that is to begin with an event which the log has lost, and of whose writer this is not: with
+    /// whatever an SFU wrote since.
+    fn begin_without_beginning(&mut self, time: LogTime, outputs: &mut Vec<RoomOutput>) {
+        let Some(beginning) = self.spec.beginning.filter(|_| self.phase == Phase::Before) else { return };
+        // A log that is read again from before the session shows earlier ones.
+        if !self.rewound || time + CLOCK_SLACK >= beginning.log_time {
+            self.from_zero = true;
+            self.begin(beginning.time, time, outputs);
+        }
     }
 
     fn drain_events(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use roomreel_shared::cluster::{Beginning, FoldSpec};
 use roomreel_shared::event::{EventKind, EventRef, StopReason};
 use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::ports::LogEntry;
@@ -174,13 +175,7 @@ fn a_beginning_that_comes_late_ends_nothing_that_it_began() {
     restarted.batches("cam", 9, 0..5, 3100);
     let created = restarted.entries.remove(0);
     restarted.entries.push(LogEntry { time: log_time(3800), ..created });
-    for entry in restarted.entries {
-        let payload = match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
-            Ok(event) => roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event }.encode(),
-            Err(_) => entry.payload,
-        };
-        log.entries.push(LogEntry { sequence: log.entries.len() as u64 + 1, payload, ..entry });
-    }
+    restart(&mut log, restarted);
     for second in 4..6 {
         log.control(EventKind::Tick, second * 1000);
     }
@@ -208,7 +203,7 @@ fn a_log_that_is_read_again_from_its_beginning_brings_no_earlier_session_in() {
     };
     let own: Vec<LogEntry> = log.entries.into_iter().map(second).collect();
     let from = Some(EventRef { incarnation: 2, event_no: 0 });
-    let spec = roomreel_shared::cluster::FoldSpec { from, start_sequence: 9, ..spec() };
+    let spec = FoldSpec { from, start_sequence: 9, ..spec() };
     for taken_over in [false, true] {
         let mut fold = Fold::new(spec.clone(), WRITER, FoldConfig::default());
         let mut folded = Folded::default();
@@ -302,7 +297,7 @@ fn media_waits_for_the_event_that_says_what_it_is() {
     log.control(EventKind::Tick, 5000);
     log.sfu(closed(), 5100);
     let policy = Policy { record_audio: false, ..Policy::default() };
-    let folded = fold(&roomreel_shared::cluster::FoldSpec { policy, ..spec() }, &log.entries);
+    let folded = fold(&FoldSpec { policy, ..spec() }, &log.entries);
     assert_eq!(numbers(&folded), [0, 1, 2]);
     assert_eq!(folded.gaps(), [("mystery".to_owned(), AcceptedReason::Policy, (0, 1))], "I8: it may be audio");
     let keyframes: usize = folded.windows.iter().flat_map(|w| &w.segments).map(|s| s.keyframes.len()).sum();
@@ -328,7 +323,7 @@ fn a_recording_of_the_middle_begins_and_ends_where_it_was_asked_to() {
     log.batches("cam", 7, 10..20, 1100);
     log.control(stopped(StopReason::Requested), 2050);
     log.batches("cam", 7, 20..25, 2100);
-    let spec = roomreel_shared::cluster::FoldSpec { from: None, ..spec() };
+    let spec = FoldSpec { from: None, ..spec() };
     let folded = fold(&spec, &log.entries);
     assert_eq!(numbers(&folded), (10..20).collect::<Vec<_>>());
     assert!(folded.gaps().is_empty() && folded.is_finished());
@@ -669,6 +664,141 @@ fn a_recording_whose_first_event_the_log_lost_begins_with_the_next() {
     assert_eq!(numbers(&folded), (0..30).collect::<Vec<_>>());
     let events: usize = folded.windows.iter().map(|window| window.events.len()).sum();
     assert_eq!(events, 3);
+}
+
+/// Appends the entries of another start of the SFU, under event numbers of their own.
+fn restart(log: &mut Log, started: Log) {
+    for entry in started.entries {
+        let payload = match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
+            Ok(event) => roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event }.encode(),
+            Err(_) => entry.payload,
+        };
+        log.entries.push(LogEntry { sequence: log.entries.len() as u64 + 1, payload, ..entry });
+    }
+}
+
+#[test]
+fn a_start_whose_first_event_is_lost_ends_the_one_before() {
+    let mut log = Log::with_camera();
+    log.sfu(producer("screen", TrackKind::Screenshare), 20);
+    log.batches("cam", 7, 0..5, 100);
+    log.batches("screen", 8, 0..5, 100);
+    let mut started = Log::default();
+    started.sfu(created(), 3000);
+    started.sfu(producer("cam", TrackKind::Video), 3010);
+    started.batches("cam", 9, 0..5, 3100);
+    // The log lost the creation, nobody publishes it again, and the screen is not there any more to tell by itself.
+    started.entries.remove(0);
+    restart(&mut log, started);
+    for second in 4..20 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    let folded = fold(&spec(), &log.entries);
+    let gaps: BTreeSet<_> =
+        folded.windows.iter().flat_map(|w| &w.header.gaps).map(|gap| gap.incarnation.get()).collect();
+    assert_eq!(gaps, BTreeSet::from([7, 8]), "both tracks of the first start have an end that is not known");
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..12).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
+fn a_creation_that_comes_while_the_end_is_waited_for_ends_it_and_is_stored() {
+    for followed in [false, true] {
+        let mut log = Log::with_camera();
+        log.batches("cam", 7, 0..5, 100);
+        // The coordinator saw the room close, which the log lost; then the SFU came back.
+        log.control(stopped(StopReason::RoomClosed), 900);
+        let mut started = Log::default();
+        started.sfu(created(), 1500);
+        started.sfu(producer("cam", TrackKind::Video), 1510);
+        if followed {
+            // More of it has come before its creation: it belongs to what is being recorded.
+            started.entries.swap(0, 1);
+        }
+        restart(&mut log, started);
+        for second in 2..30 {
+            log.control(EventKind::Tick, second * 1000);
+        }
+        let folded = fold(&spec(), &log.entries);
+        assert!(folded.is_finished());
+        let events = folded.windows.iter().flat_map(|window| &window.events);
+        let of_second: Vec<u64> = events
+            .filter(|stored| stored.event.incarnation == incarnation(2) && stored.writer.sfu().is_some())
+            .map(|stored| stored.event.event_no)
+            .collect();
+        assert_eq!(of_second, if followed { vec![0, 1] } else { vec![0] });
+    }
+}
+
+#[test]
+fn a_recording_whose_beginning_the_log_lost_misses_what_came_before_it() {
+    let beginning = Some(Beginning { time: room_time(0), log_time: log_time(0) });
+    let spec = FoldSpec { beginning, ..spec() };
+    let mut whole = Log::with_camera();
+    whole.batches("cam", 7, 0..20, 100);
+    for (kept, replayed, what) in [
+        (8..22, 0..8, "media is the first that is left"),
+        (4..22, 0..4, "media of before the command is part of it, too"),
+    ] {
+        let mut log = Log::default();
+        log.entries.extend(whole.entries[kept].iter().cloned());
+        log.control(started(spec.from), 650);
+        log.entries.sort_by_key(|entry| entry.time);
+        // Its publisher is asked for the rest, when the numbers show that something is missing, and has it.
+        let mut again: Vec<LogEntry> = whole.entries[replayed].to_vec();
+        again.iter_mut().for_each(|entry| entry.time = log_time(2700));
+        log.entries.extend(again);
+        (1..).zip(&mut log.entries).for_each(|(sequence, entry)| entry.sequence = sequence);
+        let folded = fold(&spec, &log.entries);
+        let mut stored = numbers(&folded);
+        stored.sort_unstable();
+        let first = &folded.windows[0].header;
+        assert_eq!(first.room_start, room_time(0), "{what}");
+        let mut log_end = log;
+        log_end.sfu(closed(), 4000);
+        for second in 5..20 {
+            log_end.control(EventKind::Tick, second * 1000);
+        }
+        let folded = fold(&spec, &log_end.entries);
+        let mut stored_at_end = numbers(&folded);
+        stored_at_end.sort_unstable();
+        assert_eq!(stored_at_end, (0..20).collect::<Vec<_>>(), "{what}: {stored:?}");
+        assert!(folded.gaps().is_empty(), "{what}: {:?}", folded.gaps());
+    }
+    // Where nobody has it any more, it is declared.
+    let mut log = Log::default();
+    log.control(started(spec.from), 650);
+    log.entries.extend(whole.entries[8..22].iter().cloned());
+    log.entries.sort_by_key(|entry| entry.time);
+    for second in 3..20 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    (1..).zip(&mut log.entries).for_each(|(sequence, entry)| entry.sequence = sequence);
+    let folded = fold(&spec, &log.entries);
+    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Log, (0, 5))]);
+}
+
+#[test]
+fn a_log_that_is_read_again_shows_a_recording_without_its_beginning_no_earlier_session() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 5, 0..5, 100);
+    log.sfu(closed(), 700);
+    log.batches("cam", 7, 2..10, 20_200);
+    let beginning = Some(Beginning { time: room_time(20_000), log_time: log_time(20_000) });
+    let from = Some(EventRef { incarnation: 2, event_no: 0 });
+    let spec = FoldSpec { from, beginning, start_sequence: 100, ..spec() };
+    let mut fold = Fold::new(spec, WRITER, FoldConfig::default());
+    let mut folded = Folded::default();
+    fold.on_rewound();
+    log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
+    for ms in (21_000..40_000).step_by(1000) {
+        let mut ticks = Log::default();
+        ticks.control(EventKind::Tick, ms);
+        let sequence = 100 + ms as u64;
+        folded.take(fold.on_entry(LogEntry { sequence, ..ticks.entries.remove(0) }));
+    }
+    assert!(folded.batches().iter().all(|batch| batch.1 == 7), "{:?}", folded.batches());
+    assert_eq!(numbers(&folded), (2..10).collect::<Vec<_>>());
+    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Log, (0, 1))]);
 }
 
 #[test]

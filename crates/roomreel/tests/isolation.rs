@@ -63,6 +63,7 @@ async fn render(isolation: Option<Isolation>, mut before: impl FnMut(&Engine)) -
         recording: header.recording.clone(),
         shards: 1,
         from: None,
+        beginning: None,
         start_sequence: 0,
         window_ms: 2000,
         policy: Policy::default(),

@@ -10,6 +10,7 @@ use crate::id::{CompositeId, NodeId, RecordingId, RoomId, TenantId};
 use crate::late::{LateJob, Piece};
 use crate::policy::Policy;
 use crate::recording::Recording;
+use crate::time::{LogTime, RoomTime};
 
 const PREFIX: &str = "/roomreel/v1";
 
@@ -68,6 +69,9 @@ pub struct FoldSpec {
     /// Set: begins at this event, earlier in the log. Unset: at its RecordingStarted entry.
     #[serde(default)]
     pub from: Option<EventRef>,
+    /// When that event was, as far as the coordinator saw it.
+    #[serde(default)]
+    pub beginning: Option<Beginning>,
     /// Stream sequence where reading begins if there is no window yet: a hint.
     pub start_sequence: u64,
     /// Window duration in log time, milliseconds.
@@ -78,6 +82,15 @@ pub struct FoldSpec {
     /// coordination store whose revisions began anew was rebuilt.
     #[serde(default)]
     pub epoch_base: u64,
+}
+
+/// When a recording began that begins with an event: what is left of it should the log lose the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beginning {
+    /// On the SFU's clock.
+    pub time: RoomTime,
+    /// When the log stored the session's first event: what it stored before is of no session, or of an earlier one.
+    pub log_time: LogTime,
 }
 
 /// `unfinished.json`, which stands in for `recording.json` until there is one: with it and the windows, the bucket alone can

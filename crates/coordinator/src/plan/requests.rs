@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use roomreel_shared::cluster::{ActiveRecording, FoldSpec};
+use roomreel_shared::cluster::{ActiveRecording, Beginning, FoldSpec};
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, EventRef};
 use roomreel_shared::id::RecordingId;
@@ -97,6 +97,7 @@ fn start(start: Start<'_>, world: &World<'_>, limits: &Limits) -> Action {
         recording: id,
         shards: limits.shards,
         from,
+        beginning: from.map(|_| Beginning { time: room.session.time, log_time: room.session.log_time }),
         start_sequence: room.session.sequence,
         window_ms: u64::try_from(limits.window.as_millis()).unwrap_or(u64::MAX),
         // The fold begins to read at the session's first event, and meets every later policy in the log.

@@ -767,6 +767,7 @@ fn ask_late(cluster: &mut Cluster, composite: &str, spans: u64) {
         recording: id("01r"),
         shards: 1,
         from: None,
+        beginning: None,
         start_sequence: 0,
         window_ms: 4000,
         policy: Policy::default(),

@@ -77,6 +77,11 @@ impl RoomFold {
         self.tell_track(writer, &event.kind, outputs);
         self.update_admissions(outputs);
         if self.phase == Phase::Before {
+            if end.is_some() {
+                // An earlier session, whose tracks are none of the recording's.
+                let tracks = self.roster.tracks.keys().filter(|key| key.sfu == *sfu);
+                outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Closed)));
+            }
             self.prelude.on_event(writer, time, &event.kind, &message);
         } else {
             self.stored.push((writer.clone(), time, message));
@@ -95,7 +100,9 @@ impl RoomFold {
             if self.phase == Phase::Before
                 && matches!(event.kind, EventKind::RecordingStarted { .. } | EventKind::RecordingStopped { .. })
             {
-                self.begin(room_time, time, outputs);
+                // What was to come first is lost: it is missed all the same.
+                self.from_zero |= self.spec.from.is_some();
+                self.begin(self.spec.beginning.map_or(room_time, |beginning| beginning.time), time, outputs);
             }
         }
         if self.phase == Phase::Before {

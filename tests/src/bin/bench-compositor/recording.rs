@@ -110,6 +110,7 @@ fn spec(name: &str) -> Result<FoldSpec> {
         recording: RecordingId::new(name)?,
         shards: SHARDS,
         from: Some(EventRef { incarnation: incarnation()?.get(), event_no: 0 }),
+        beginning: None,
         start_sequence: 1,
         window_ms: WINDOW_MS,
         policy: Policy::default(),
