@@ -12,7 +12,7 @@ mod rtpdump;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
 
+use crate::engine::witness;
 use crate::timeline::clock::ParticipantClock;
 use crate::track::{Intake, announced};
 use file::{Directory, OpenFile};
@@ -168,6 +169,8 @@ pub struct Exporter {
     stems: BTreeMap<String, u32>,
     done: Vec<ExportedFile>,
     notes: Vec<String>,
+    /// Tracks that are left out.
+    banned: BTreeSet<TrackKey>,
 }
 
 impl Exporter {
@@ -190,7 +193,14 @@ impl Exporter {
             stems: BTreeMap::new(),
             done: Vec::new(),
             notes: Vec::new(),
+            banned: BTreeSet::new(),
         }
+    }
+
+    /// Leaves tracks out: nothing of them is looked at. Call it before the first window.
+    #[must_use]
+    pub fn without(self, banned: BTreeSet<TrackKey>) -> Self {
+        Self { banned, ..self }
     }
 
     /// Takes the next window of the chain.
@@ -234,6 +244,7 @@ impl Exporter {
         // Only now all sender reports of the window are known, those of a participant's other tracks too.
         let mut broken = Vec::new();
         for (key, track) in &mut self.tracks {
+            witness::at(key, header.room_seen);
             let clock = self.clocks.entry((key.sfu.clone(), track.producer.peer.clone())).or_default();
             track.intake.place(clock);
             if let Err(error) = track.write_before(end, start) {
@@ -241,6 +252,7 @@ impl Exporter {
                 track.sink = Sink::Broken;
             }
         }
+        witness::done();
         broken.into_iter().for_each(|why| self.note(why));
         Ok(())
     }
@@ -271,8 +283,8 @@ impl Exporter {
 
     fn announce(&mut self, window: &Window) -> Result<(), Error> {
         for (key, producer) in announced(window) {
-            if self.tracks.get(&key).is_some_and(|track| track.producer == producer) || self.tracks.len() >= MAX_TRACKS
-            {
+            let is_known = self.tracks.get(&key).is_some_and(|track| track.producer == producer);
+            if is_known || self.banned.contains(&key) || self.tracks.len() >= MAX_TRACKS {
                 continue;
             }
             let kind = match (producer.kind, producer.is_audio) {
@@ -308,6 +320,10 @@ impl Exporter {
     }
 
     fn receive(&mut self, key: &TrackKey, packet: Packet, start: RoomTime) -> Result<(), Error> {
+        if self.banned.contains(key) {
+            return Ok(());
+        }
+        witness::at(key, packet.time);
         match self.tracks.get_mut(key) {
             Some(Track { sink: Sink::Dump(dump), files, .. }) => dump.write(&packet, start, files)?,
             Some(Track { sink: Sink::Broken, .. }) => {}

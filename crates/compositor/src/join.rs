@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use roomreel_shared::ports::MIN_PART_BYTES;
 
-use crate::encode::{AudioConfig, EncodedSlice, Sample, VideoConfig};
+use crate::encode::{AudioConfig, EncodedSlice, Sample, SampleInfo, SliceTable, VideoConfig};
 use crate::mux::{SampleTable, faststart_header};
 
 /// Parts of the least length that stores take; the others are longer, so that the 10,000 that a store takes hold 130 GB.
@@ -48,7 +48,7 @@ pub enum Remainder {
 }
 
 /// A file cut into parts while it grows. Its beginning is held back until its end, and can be changed until then.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Parts {
     /// The first bytes: what makes part 1 long enough.
     head: BytesMut,
@@ -56,15 +56,46 @@ pub struct Parts {
     next: u32,
     length: u64,
     ready: VecDeque<Part>,
+    /// Up to here, but for the head, somebody has uploaded it.
+    stored: u64,
+    /// What was uploaded ends where something appended does.
+    fits: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { head: BytesMut::new(), tail: BytesMut::new(), next: 2, length: 0, ready: VecDeque::new() }
+        Self {
+            head: BytesMut::new(),
+            tail: BytesMut::new(),
+            next: 2,
+            length: 0,
+            ready: VecDeque::new(),
+            stored: 0,
+            fits: true,
+        }
     }
 }
 
 impl Parts {
+    /// A file of which parts 2, 3, … have been uploaded that are so long. Its beginning is the same again.
+    #[must_use]
+    pub fn resumed(lengths: &[u64]) -> Self {
+        let stored = if lengths.is_empty() { 0 } else { MIN_PART_BYTES as u64 + lengths.iter().sum::<u64>() };
+        Self { next: 2 + lengths.len() as u32, stored, ..Self::default() }
+    }
+
+    /// The next `bytes` have been uploaded: [`Self::pass`] does instead of [`Self::append`].
+    #[must_use]
+    pub fn is_stored(&self, bytes: u64) -> bool {
+        self.length >= MIN_PART_BYTES as u64 && self.length + bytes <= self.stored
+    }
+
+    /// Goes on behind bytes that have been uploaded.
+    pub fn pass(&mut self, bytes: u64) {
+        debug_assert!(self.is_stored(bytes), "what is not in the bucket must not be passed over");
+        self.length += bytes;
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -83,6 +114,10 @@ impl Parts {
         let room = MIN_PART_BYTES.saturating_sub(self.head.len()).min(bytes.len());
         let (first, rest) = bytes.split_at(room);
         self.head.extend_from_slice(first);
+        if self.length <= self.stored {
+            return;
+        }
+        self.fits &= self.length - bytes.len() as u64 >= self.stored;
         self.tail.extend_from_slice(rest);
         let wanted = if self.next < SHORT_PARTS { MIN_PART_BYTES } else { LONG_PART_BYTES };
         if self.tail.len() >= wanted {
@@ -125,7 +160,7 @@ impl Parts {
 }
 
 /// Decides which bytes go where.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Joiner {
     /// `None`: the file holds the sound alone.
     video: Option<(VideoConfig, SampleTable)>,
@@ -162,6 +197,48 @@ impl Joiner {
         Ok(self.parts.pop())
     }
 
+    /// The same file, of which parts 2, 3, … have been uploaded that are so long.
+    #[must_use]
+    pub fn resumed(mut self, lengths: &[u64]) -> Self {
+        self.parts = Parts::resumed(lengths);
+        self
+    }
+
+    /// Whether a slice may have been uploaded as a whole: its table tells.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.parts.is_stored(1)
+    }
+
+    /// Goes on behind the next slice, if all of it has been uploaded; `false` if it is needed.
+    ///
+    /// # Errors
+    /// [`OutOfOrder`].
+    pub fn pass(&mut self, slice: &SliceTable) -> Result<bool, OutOfOrder> {
+        if slice.number != self.expected {
+            return Err(OutOfOrder { number: slice.number, expected: self.expected });
+        }
+        let bytes = |samples: &[SampleInfo]| samples.iter().map(|sample| u64::from(sample.bytes)).sum::<u64>();
+        let pictures = if self.video.is_some() { bytes(&slice.video) } else { 0 };
+        if !self.parts.is_stored(pictures + bytes(&slice.audio)) {
+            return Ok(false);
+        }
+        self.expected += 1;
+        if let Some((_, table)) = &mut self.video {
+            table.push_chunk(self.parts.length(), &slice.video);
+            self.parts.pass(pictures);
+        }
+        self.audio.1.push_chunk(self.parts.length(), &slice.audio);
+        self.parts.pass(bytes(&slice.audio));
+        Ok(true)
+    }
+
+    /// Whether the parts that were uploaded can be of these slices.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.parts.fits
+    }
+
     /// Number of the slice that is to come.
     #[must_use]
     pub fn expected(&self) -> u64 {
@@ -181,7 +258,8 @@ impl Joiner {
 }
 
 fn append(parts: &mut Parts, table: &mut SampleTable, samples: &[Sample]) {
-    table.push_chunk(parts.length(), samples);
+    let infos: Vec<_> = samples.iter().map(Sample::info).collect();
+    table.push_chunk(parts.length(), &infos);
     samples.iter().for_each(|sample| parts.append(&sample.data));
 }
 
@@ -222,5 +300,69 @@ mod tests {
             };
             prop_assert!(made == file);
         }
+    }
+
+    /// Slices of a few samples each, far longer than they are in life.
+    fn slices() -> Vec<EncodedSlice> {
+        let sample = |number: u64, bytes: usize| Sample {
+            data: vec![number as u8 + 1; bytes].into(),
+            pts: number as i64 * 2000,
+            dts: number as i64 * 2000,
+            duration: 1000,
+            key: true,
+        };
+        let video = |number| vec![sample(number, 900_000), sample(number, 1_400_000 + 10_000 * number as usize)];
+        (0..16)
+            .map(|number| EncodedSlice {
+                number,
+                video: video(number),
+                audio: vec![sample(number, 9000)],
+                webm: vec![],
+            })
+            .collect()
+    }
+
+    fn joiner() -> Joiner {
+        let nothing = Bytes::new;
+        let sps = Bytes::from_static(&[0x67, 66, 0, 30, 0]);
+        let video = VideoConfig { width: 64, height: 64, timescale: 1000, sps, pps: nothing() };
+        Joiner::new(Some(video), AudioConfig { sample_rate: 48_000, channels: 2, bitrate: 1, specific: nothing() })
+    }
+
+    #[test]
+    fn whoever_takes_over_uploads_what_is_missing_and_reads_little_else() {
+        let slices = slices();
+        let mut whole = joiner();
+        let parts: Vec<_> = slices.iter().filter_map(|slice| whole.push(slice).expect("in order")).collect();
+        let Remainder::Parts(rest) = whole.finish(None) else { panic!("there are parts") };
+        assert!(parts.len() >= 5);
+        for known in 0..=parts.len() {
+            let lengths: Vec<_> = parts[..known].iter().map(|part| part.body.len() as u64).collect();
+            let mut joiner = joiner().resumed(&lengths);
+            let mut read = 0;
+            let mut made = Vec::new();
+            for slice in &slices {
+                if joiner.may_pass() && joiner.pass(&slice.into()).expect("in order") {
+                    continue;
+                }
+                read += 1;
+                made.extend(joiner.push(slice).expect("in order"));
+            }
+            assert!(joiner.fits());
+            assert_eq!(made, parts[known..]);
+            let Remainder::Parts(end) = joiner.finish(None) else { panic!("there are parts") };
+            assert!(end == rest, "{known} parts known");
+            let missing = slices.len() - 2 * known;
+            assert!(read <= missing + 4, "{read} slices were read for {known} parts");
+        }
+        // Parts of another file.
+        let mut other = joiner().resumed(&[MIN_PART_BYTES as u64 + 7]);
+        for slice in &slices {
+            let table = SliceTable::from(slice);
+            if !other.may_pass() || !other.pass(&table).expect("in order") {
+                other.push(slice).expect("in order");
+            }
+        }
+        assert!(!other.fits());
     }
 }

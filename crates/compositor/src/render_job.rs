@@ -16,7 +16,7 @@ use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::late::LateJob;
-use roomreel_shared::output::{Kind, Names};
+use roomreel_shared::output::Kind;
 use roomreel_shared::ports::{CoordinationError, ObjectStore, Ports, StoreError};
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{self, Window};
@@ -25,7 +25,8 @@ use tracing::{Instrument as _, Span};
 
 use crate::claim::{self, Claim};
 use crate::documents::Documents;
-use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
+use crate::documents::quality::RenderQuality;
+use crate::encode::{AudioConfig, EncodedSlice, Grid, VideoConfig};
 use crate::engine::{self, Engine, Isolation, Work};
 use crate::join::OutOfOrder;
 use crate::mux::{self, fragment, init_segment, parse_fragment};
@@ -129,12 +130,20 @@ struct Composite {
     video: VideoConfig,
     outputs: Outputs,
     playlist: Playlist,
-    /// Slices that existed when this process took over: read back, not rendered.
-    existing: u64,
     /// Rendered, not yet stored; with the span of its rendering.
     pending: Option<(EncodedSlice, Span)>,
     /// Every due slice of the windows so far has been rendered.
     is_drained: bool,
+    /// Slices, playlist and joined files are whole.
+    is_ended: bool,
+}
+
+impl Composite {
+    fn quality(&self) -> Option<RenderQuality> {
+        let mut quality = self.engine.quality()?;
+        self.outputs.notes().for_each(|note| quality.note(note.to_owned()));
+        Some(quality)
+    }
 }
 
 /// A render and where it stands.
@@ -274,11 +283,6 @@ impl Job {
             return self.begin(spec).await;
         }
         if let Some(composite) = &self.composite {
-            let stored = composite.playlist.slices();
-            if stored < composite.existing {
-                self.replay(stored).await?;
-                return Ok(Next::Step);
-            }
             if composite.pending.is_some() {
                 self.store_pending().await?;
                 return Ok(Next::Step);
@@ -317,37 +321,29 @@ impl Job {
         let start = i128::from(start.as_micros()) * 1000;
         let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let fold = &self.job.spec;
-        let names = Names::new((&fold.tenant, &fold.room, &fold.recording), &spec.id, &start.date().to_string());
-        let (store, keys, configs) = (self.ports.store.clone(), self.keys.clone(), (&video, &audio));
-        let outputs = Outputs::new(store, keys, &spec, names, configs)?;
+        let (date, configs, isolation) = (start.date().to_string(), (&video, &audio), self.isolation.clone());
+        let mut outputs = Outputs::new(self.ports.store.clone(), &spec, fold, date, configs, isolation)?;
+        let mut playlist = Playlist::new(start, Duration::from_millis(fold.window_ms));
+        if existing > 0 {
+            outputs.resume(existing).await?;
+            let newest = existing - 1;
+            let object = self.ports.store.get(&self.keys.slice(&spec.id, newest)).await?;
+            let grid = Grid::new(fold.window_ms, spec.fps);
+            // All are as long as they have to be but for the newest, which may be the last.
+            (0..newest).for_each(|number| playlist.push(grid.duration(number)));
+            playlist.push(duration(&parse_slice(newest, &object)?, &video));
+        }
         self.composite = Some(Composite {
             outputs,
-            playlist: Playlist::new(start, Duration::from_millis(self.job.spec.window_ms)),
+            playlist,
             spec,
             engine,
             video,
-            existing,
             pending: None,
             is_drained: true,
+            is_ended: false,
         });
         Ok(Next::Step)
-    }
-
-    /// Takes a slice that exists into the playlist and the file.
-    async fn replay(&mut self, number: u64) -> Result<(), Error> {
-        let spec = self.composite.as_ref().expect("only called with a composite").spec.clone();
-        let object = self.ports.store.get(&self.keys.slice(&spec.id, number)).await?;
-        let mut slice = parse_slice(number, &object)?;
-        outputs::read_webm(&*self.ports.store, &self.keys, &spec, &mut slice).await?;
-        self.take_in(&slice).await
-    }
-
-    /// A slice that stands in the bucket becomes part of the file and the playlist. Can be called again after an error.
-    async fn take_in(&mut self, slice: &EncodedSlice) -> Result<(), Error> {
-        let composite = self.composite.as_mut().expect("only called with a composite");
-        composite.outputs.take_in(slice).await?;
-        composite.playlist.push(duration(slice, &composite.video));
-        Ok(())
     }
 
     /// Renders the next slice that is due, away from the runtime's threads.
@@ -395,8 +391,10 @@ impl Job {
             Err(error) => return Err(error.into()),
         };
         // Not again, if this step is made again.
-        if self.composite.as_ref().is_some_and(|composite| composite.playlist.slices() == stored.number) {
-            self.take_in(&stored).await?;
+        let composite = self.composite.as_mut().expect("only called with a composite");
+        if composite.playlist.slices() == stored.number {
+            composite.outputs.take_in(&stored);
+            composite.playlist.push(duration(&stored, &composite.video));
             self.meters.slices.add(1, &[]);
             let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
             self.meters.lag.record((now - i128::from(self.log_end.as_micros())) as f64 / 1e6, &[]);
@@ -424,13 +422,15 @@ impl Job {
         let number = self.next_window;
         let object = match self.ports.store.get(&self.keys.window(number)).await {
             Ok(object) => object,
-            Err(StoreError::NotFound { .. }) => return Ok(Next::Wait),
+            Err(StoreError::NotFound { .. }) => {
+                return Ok(if self.catch_up().await? { Next::Step } else { Next::Wait });
+            }
             Err(error) => return Err(error.into()),
         };
         let window = Arc::new(in_thread(move || parse_window(number, object)).await??);
         if let Some(composite) = &mut self.composite {
-            composite.outputs.take_in_window(&window).await?;
             composite.engine.push_window(window.clone()).await?;
+            composite.outputs.take_in_window(&window);
             composite.is_drained = false;
         }
         self.final_seen = window.header.end.is_some();
@@ -441,23 +441,50 @@ impl Job {
         Ok(Next::Step)
     }
 
-    /// Writes what stands at the end, then says so.
+    /// Brings the files besides the slices a step further; `false` if there is nothing to do. Slices come first: nobody waits for files
+    /// before the end.
+    async fn catch_up(&mut self) -> Result<bool, Error> {
+        let Some(composite) = &mut self.composite else { return Ok(false) };
+        let is_joining = composite.outputs.join().await?;
+        if composite.outputs.is_unsaved() {
+            // Asks whether the job is still ours, before what a successor reads is written (I7).
+            self.report(false, None).await?;
+            self.composite.as_mut().expect("it is there").outputs.save().await?;
+        }
+        if is_joining {
+            return Ok(true);
+        }
+        Ok(self.composite.as_mut().expect("it is there").outputs.make().await?)
+    }
+
+    /// Writes what stands at the end, then says so. What most people wait for comes first.
     async fn end(&mut self) -> Result<Next, Error> {
         let stretch = self.job.late.as_ref().map(LateJob::stretch);
-        if stretch.is_some() && self.follow_for_outputs().await? {
+        if let Some(composite) = &mut self.composite
+            && !composite.is_ended
+        {
+            if composite.outputs.join().await? || (stretch.is_some() && self.follow_for_outputs().await?) {
+                return Ok(Next::Step);
+            }
+            let composite = self.composite.as_mut().expect("it is there");
+            if !composite.outputs.finish_joined(stretch).await? {
+                return Ok(Next::Step);
+            }
+            composite.playlist.end();
+            self.note_ready();
+            self.report(false, None).await?;
+            self.put_playlist().await?;
+            self.composite.as_mut().expect("it is there").is_ended = true;
             return Ok(Next::Step);
         }
         if let Some(composite) = &mut self.composite {
-            composite.outputs.finish(stretch).await?;
-            composite.playlist.end();
-            let ready: Vec<_> = composite.outputs.ready().cloned().collect();
-            ready.iter().for_each(|key| self.note(key));
-            self.report(false, None).await?;
-            self.put_playlist().await?;
+            if composite.outputs.make().await? || !composite.outputs.finish_made(stretch).await? {
+                return Ok(Next::Step);
+            }
+            self.note_ready();
         }
         if self.job.documents {
-            let quality = self.composite.as_ref().and_then(|composite| composite.engine.quality());
-            let quality: Vec<_> = quality.into_iter().collect();
+            let quality: Vec<_> = self.composite.iter().filter_map(Composite::quality).collect();
             let documents = [
                 (self.keys.timeline_json(), serde_json::to_vec_pretty(&self.documents.timeline())),
                 (self.keys.metadata_json(), serde_json::to_vec_pretty(&self.documents.metadata())),
@@ -487,9 +514,15 @@ impl Job {
             Err(error) => return Err(error.into()),
         };
         let window = in_thread(move || parse_window(number, object)).await??;
-        composite.outputs.take_in_window(&window).await?;
+        composite.outputs.take_in_window(&Arc::new(window));
         self.next_window += 1;
         Ok(true)
+    }
+
+    fn note_ready(&mut self) {
+        let Some(composite) = &self.composite else { return };
+        let ready: Vec<_> = composite.outputs.ready().cloned().collect();
+        ready.iter().for_each(|key| self.note(key));
     }
 
     fn note(&mut self, key: &Key) {

@@ -17,6 +17,46 @@ pub struct Sample {
     pub key: bool,
 }
 
+/// What tables say of a coded frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SampleInfo {
+    /// Its length.
+    pub bytes: u32,
+    /// From its decode time until it is shown.
+    pub offset: i64,
+    /// Until the next one.
+    pub duration: u32,
+    /// Decoding can begin here.
+    pub key: bool,
+}
+
+impl Sample {
+    /// What tables say of it.
+    #[must_use]
+    pub fn info(&self) -> SampleInfo {
+        let Self { data, pts, dts, duration, key } = self;
+        SampleInfo { bytes: data.len() as u32, offset: pts - dts, duration: *duration, key: *key }
+    }
+}
+
+/// The coded frames of one slice as tables know them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SliceTable {
+    /// Its number, from 0.
+    pub number: u64,
+    /// Its pictures, in decode order.
+    pub video: Vec<SampleInfo>,
+    /// Its sound, in order.
+    pub audio: Vec<SampleInfo>,
+}
+
+impl From<&EncodedSlice> for SliceTable {
+    fn from(slice: &EncodedSlice) -> Self {
+        let infos = |samples: &[Sample]| samples.iter().map(Sample::info).collect();
+        Self { number: slice.number, video: infos(&slice.video), audio: infos(&slice.audio) }
+    }
+}
+
 /// What a container says about the video.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VideoConfig {

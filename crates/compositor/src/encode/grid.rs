@@ -1,6 +1,7 @@
 //! Where slices begin and end, in frames and samples.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::decode::SAMPLE_RATE;
 
@@ -47,6 +48,13 @@ impl Grid {
     #[must_use]
     pub fn frames(&self, slice: u64) -> Range<u64> {
         self.first_frame(slice)..self.first_frame(slice + 1)
+    }
+
+    /// How long a slice is that is not the last.
+    #[must_use]
+    pub fn duration(&self, slice: u64) -> Duration {
+        let frames = self.frames(slice);
+        Duration::from_nanos((frames.end - frames.start) * 1_000_000_000 / u64::from(self.fps))
     }
 
     /// First sample per channel of a slice's time.

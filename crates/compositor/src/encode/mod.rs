@@ -21,7 +21,7 @@ mod grid;
 mod video;
 mod webm;
 
-pub use coded::{AudioConfig, EncodedSlice, Sample, VideoConfig};
+pub use coded::{AudioConfig, EncodedSlice, Sample, SampleInfo, SliceTable, VideoConfig};
 pub use grid::{AAC_FRAME, Grid, REORDER_TICKS};
 
 use roomreel_shared::composite::CompositeSpec;

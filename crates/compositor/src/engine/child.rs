@@ -77,7 +77,6 @@ impl Windows {
 }
 
 struct Meters {
-    crashes: Counter<u64>,
     banned: Counter<u64>,
 }
 
@@ -89,11 +88,6 @@ impl Child {
     ) -> Result<Self, Error> {
         let meter = opentelemetry::global::meter("roomreel");
         let meters = Meters {
-            crashes: meter
-                .u64_counter("roomreel.compositor.child_crashes")
-                .with_unit("{crash}")
-                .with_description("processes of renders that died or were killed because they did not answer")
-                .build(),
             banned: meter
                 .u64_counter("roomreel.compositor.banned_tracks")
                 .with_unit("{track}")
@@ -245,7 +239,7 @@ impl Child {
         let Some(process) = self.process.take() else { return Error::Crashed };
         let Buried { how, cause, place } = process.bury(death).await;
         let slice = self.slice;
-        self.meters.crashes.add(1, &[]);
+        super::count_crash();
         match self.crashes.on_death(slice, cause, place) {
             Verdict::Again => Error::Lost { slice, how },
             Verdict::Ban(track) => {
@@ -271,7 +265,10 @@ impl Child {
     }
 }
 
-async fn next(process: &mut Process, limit: Duration) -> Result<Result<(Rendered, Option<EncodedSlice>), Error>, Death> {
+async fn next(
+    process: &mut Process,
+    limit: Duration,
+) -> Result<Result<(Rendered, Option<EncodedSlice>), Error>, Death> {
     let rendered: Rendered = match process.ask_text(Kind::Next, &[], Kind::Rendered, limit).await? {
         Ok(rendered) => rendered,
         Err(error) => return Ok(Err(error)),

@@ -35,6 +35,16 @@ use crate::render::{self, RenderCore};
 use child::Child;
 use local::Local;
 
+/// Counts a process that died.
+pub(crate) fn count_crash() {
+    opentelemetry::global::meter("roomreel")
+        .u64_counter("roomreel.compositor.child_crashes")
+        .with_unit("{crash}")
+        .with_description("processes of renders that died or were killed because they did not answer")
+        .build()
+        .add(1, &[]);
+}
+
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

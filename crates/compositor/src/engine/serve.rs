@@ -1,4 +1,4 @@
-//! The process in which a render's media is decoded, drawn and encoded: reads requests, answers them, ends when its supervisor does.
+//! The process in which a render's media is decoded, drawn and encoded, or its files are made: reads requests, answers them, ends when its supervisor does.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -10,6 +10,7 @@ use roomreel_shared::window::Window;
 use super::wire::{self, Due, Hello, Kind, Ready, Rendered, Start};
 use super::witness::Witness;
 use super::{Jail, jail};
+use crate::outputs;
 use crate::paint;
 use crate::render::RenderCore;
 
@@ -72,7 +73,11 @@ fn tried(to: &mut impl Write) -> io::Result<()> {
 }
 
 fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::Result<()> {
-    let Some((Kind::Start, content)) = wire::read(from)? else { return Ok(()) };
+    let content = match wire::read(from)? {
+        Some((Kind::Start, content)) => content,
+        Some((Kind::Order, order)) => return outputs::serve(from, to, &order, page),
+        _ => return Ok(()),
+    };
     let start: Start = wire::read_text(&content)?;
     if let Some(page) = page {
         let witness = Witness::new(page);

@@ -40,14 +40,25 @@ pub(crate) enum Kind {
     Window = 2,
     /// Request: the next slice. Answer: [`Rendered`], then a slice unless none was due.
     Next = 3,
+    /// Request: which files are to be made. Answer, here and below: [`Kind::Pieces`].
+    Order = 4,
+    /// Request: pictures that are to be taken before the end.
+    Wanted = 5,
+    /// Request: a picture of a slice.
+    Picture = 6,
+    /// Request: the end of every file.
+    Finish = 7,
     /// Unasked, first of all: [`Hello`].
     Hello = 64,
     Ready = 65,
     Due = 66,
     Rendered = 67,
+    /// An answer, and a request where files are made.
     Slice = 68,
     /// Answer to anything: the render cannot go on, and why.
     Failed = 69,
+    /// Pieces of files.
+    Pieces = 70,
 }
 
 impl Kind {
@@ -56,12 +67,17 @@ impl Kind {
             Self::Start,
             Self::Window,
             Self::Next,
+            Self::Order,
+            Self::Wanted,
+            Self::Picture,
+            Self::Finish,
             Self::Hello,
             Self::Ready,
             Self::Due,
             Self::Rendered,
             Self::Slice,
             Self::Failed,
+            Self::Pieces,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte).ok_or_else(|| invalid("a frame of no kind"))
     }

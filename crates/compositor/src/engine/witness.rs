@@ -15,14 +15,14 @@ use roomreel_shared::window::TrackKey;
 use super::crashes::Place;
 
 /// Bytes of the page: a count of writes, a time and two ids.
-pub(super) const PAGE_BYTES: usize = 1024;
+pub(crate) const PAGE_BYTES: usize = 1024;
 
 /// The page of a process that renders one composite and nothing else; other processes have none.
 static WITNESS: OnceLock<Witness> = OnceLock::new();
 
 /// The writer's side.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(crate) struct Witness {
     page: File,
     writes: AtomicU32,
     #[cfg(debug_assertions)]
@@ -44,7 +44,7 @@ pub(crate) fn done() {
 }
 
 impl Witness {
-    pub(super) fn new(page: File) -> Self {
+    pub(crate) fn new(page: File) -> Self {
         Self {
             page,
             writes: AtomicU32::new(0),
@@ -54,12 +54,12 @@ impl Witness {
     }
 
     #[cfg(debug_assertions)]
-    pub(super) fn with_fault(self, fault: Option<super::Fault>) -> Self {
+    pub(crate) fn with_fault(self, fault: Option<super::Fault>) -> Self {
         Self { fault, ..self }
     }
 
     /// From now on this process has a page.
-    pub(super) fn take_the_stand(self) {
+    pub(crate) fn take_the_stand(self) {
         // A second one would be a bug, and the first goes on.
         let _ = WITNESS.set(self);
     }
@@ -92,7 +92,7 @@ fn encode(count: u32, place: Option<(&TrackKey, RoomTime)>) -> Vec<u8> {
 }
 
 /// What stands on the page: what changes with every write, and the place. Whatever makes no sense names no place.
-pub(super) fn read(page: &File) -> (u32, Option<Place>) {
+pub(crate) fn read(page: &File) -> (u32, Option<Place>) {
     let mut text = [0; PAGE_BYTES];
     let read = page.read_at(&mut text, 0).unwrap_or(0);
     let mut rest = &text[..read];

@@ -11,5 +11,5 @@ mod parse;
 mod tables;
 
 pub use boxes::{fragment, init_segment};
-pub use parse::{Error, parse_fragment};
+pub use parse::{Error, parse_fragment, parse_table};
 pub use tables::{SampleTable, faststart_header};

@@ -4,7 +4,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use mp4_atom::{Co64, Ctts, CttsEntry, Stbl, Stco, Stsc, StscEntry, Stss, Stsz, StszSamples, Stts, SttsEntry};
 
 use super::boxes::{audio_track, file_type, movie, put, video_track};
-use crate::encode::{AudioConfig, REORDER_TICKS, Sample, VideoConfig};
+use crate::encode::{AudioConfig, REORDER_TICKS, SampleInfo, VideoConfig};
 
 /// The samples of one track, as compact as the file keeps them: a three hour meeting takes about 7 MB.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,13 +20,13 @@ pub struct SampleTable {
 
 impl SampleTable {
     /// Adds samples that lie side by side at `offset` of the media.
-    pub fn push_chunk(&mut self, offset: u64, samples: &[Sample]) {
+    pub fn push_chunk(&mut self, offset: u64, samples: &[SampleInfo]) {
         if samples.is_empty() {
             return;
         }
         self.chunks.push((offset, samples.len() as u32));
         for sample in samples {
-            self.sizes.push(sample.data.len() as u32);
+            self.sizes.push(sample.bytes);
             if sample.key {
                 self.keys.push(self.sizes.len() as u32);
             }
@@ -35,10 +35,9 @@ impl SampleTable {
                 Some(run) => run.sample_count += 1,
                 None => self.durations.push(SttsEntry { sample_count: 1, sample_delta: sample.duration }),
             }
-            let sample_offset = sample.pts - sample.dts;
-            match self.composition.last_mut().filter(|run| run.sample_offset == sample_offset) {
+            match self.composition.last_mut().filter(|run| run.sample_offset == sample.offset) {
                 Some(run) => run.sample_count += 1,
-                None => self.composition.push(CttsEntry { sample_count: 1, sample_offset }),
+                None => self.composition.push(CttsEntry { sample_count: 1, sample_offset: sample.offset }),
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use roomreel_shared::output::{Names, Output};
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::growing::Pieces;
@@ -45,7 +46,7 @@ impl Interval {
 }
 
 /// A picture that is wanted of a slice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wanted {
     pub(super) slice: u64,
     pts: i64,

@@ -18,7 +18,8 @@ pub struct FileUpload {
     upload: Option<Upload>,
     /// Ready, not yet uploaded.
     waiting: VecDeque<Part>,
-    uploaded: Vec<UploadedPart>,
+    /// With their lengths.
+    uploaded: Vec<(UploadedPart, u64)>,
     whole: Option<Bytes>,
     bytes: u64,
     is_complete: bool,
@@ -38,6 +39,20 @@ impl FileUpload {
             bytes: 0,
             is_complete: false,
         }
+    }
+
+    /// Goes on with an upload of which these parts stand, with their lengths.
+    #[must_use]
+    pub fn resumed(store: Arc<dyn ObjectStore>, upload: Upload, uploaded: Vec<(UploadedPart, u64)>) -> Self {
+        let bytes = uploaded.iter().map(|(_, bytes)| bytes).sum();
+        let key = upload.key.clone();
+        Self { upload: Some(upload), uploaded, bytes, ..Self::new(store, key) }
+    }
+
+    /// The upload, if it was begun, and the parts that stand, with their lengths.
+    #[must_use]
+    pub fn begun(&self) -> Option<(&Upload, &[(UploadedPart, u64)])> {
+        Some((self.upload.as_ref()?, &self.uploaded))
     }
 
     /// The object's key.
@@ -80,8 +95,9 @@ impl FileUpload {
                 }
             };
             let uploaded = self.store.upload_part(upload, part.number, part.body.clone()).await?;
-            self.bytes += part.body.len() as u64;
-            self.uploaded.push(uploaded);
+            let bytes = part.body.len() as u64;
+            self.bytes += bytes;
+            self.uploaded.push((uploaded, bytes));
             self.waiting.pop_front();
         }
         Ok(())
@@ -100,7 +116,7 @@ impl FileUpload {
         }
         self.flush().await?;
         let Some(upload) = &self.upload else { return Ok(()) };
-        let mut parts = self.uploaded.clone();
+        let mut parts: Vec<_> = self.uploaded.iter().map(|(part, _)| part.clone()).collect();
         parts.sort_by_key(|part| part.number);
         match self.store.complete_upload(upload, parts).await {
             Ok(()) => Ok(()),

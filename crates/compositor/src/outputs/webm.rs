@@ -16,6 +16,8 @@ const AUDIO: usize = 1;
 pub(super) struct Webm {
     muxer: Muxer,
     sound: Encoder,
+    /// What Matroska has players take off the sound's time stamps (CodecDelay, RFC 9559 §5.1.4.1.25).
+    delay: i64,
 }
 
 impl Webm {
@@ -31,8 +33,10 @@ impl Webm {
         };
         let sound = Encoder::open(Coding::Opus, audio_bitrate)?;
         let pictures = StreamFormat::video(codec, (video.width.into(), video.height.into()), video.timescale);
-        let muxer = Muxer::create("webm", &[pictures, sound.stream()], sink)?;
-        Ok(Self { muxer, sound })
+        let format = sound.stream();
+        let delay = i64::from(format.initial_padding);
+        let muxer = Muxer::create("webm", &[pictures, format], sink)?;
+        Ok(Self { muxer, sound, delay })
     }
 
     /// Adds a slice's pictures, and sound that has been decoded meanwhile.
@@ -65,6 +69,11 @@ impl Webm {
     }
 
     fn write_sound(&mut self, packets: Vec<Packet>) -> Result<(), Error> {
-        Ok(packets.into_iter().try_for_each(|packet| self.muxer.write(packet, AUDIO))?)
+        Ok(packets.into_iter().try_for_each(|mut packet| {
+            // libavformat writes the delay down and leaves the time stamps as they are.
+            packet.set_pts(packet.pts().map(|pts| pts + self.delay));
+            packet.set_dts(packet.dts().map(|dts| dts + self.delay));
+            self.muxer.write(packet, AUDIO)
+        })?)
     }
 }
