@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::notices;
 use crate::observed::Observed;
 use crate::perform::{Effect, Error, Performer};
-use crate::plan::{self, Action, Limits, Memory, Now, World};
+use crate::plan::{self, Action, Cause, Limits, Memory, Now, World};
 use crate::reader::{Read, read_shard};
 use crate::rooms::{Refused, RoomKey, Rooms};
 
@@ -383,6 +383,7 @@ impl Leader {
                 .recordings
                 .record(count as u64, &[KeyValue::new("state", format!("{state:?}").to_lowercase())]);
         }
+        self.metrics.imbalance.record(self.memory.imbalance(), &[]);
         self.metrics.rooms.record(self.rooms.len() as u64, &[]);
         self.metrics.control_pending.record(self.control.pending() as u64, &[]);
     }
@@ -453,8 +454,9 @@ fn log(action: &Action, effect: &Effect) {
             let Recording { tenant, room, id, .. } = &active.recording;
             tracing::info!(%tenant, %room, recording = %id, "a recording starts");
         }
-        (Action::Assign { assignment, moved }, _) => {
-            tracing::info!(recording = %assignment.spec.recording, node = %assignment.node, moved, "a recording is assigned");
+        (Action::Assign { assignment, cause }, _) => {
+            let (recording, node, cause) = (&assignment.spec.recording, &assignment.node, cause.map(Cause::name));
+            tracing::info!(%recording, %node, cause, "a recording is assigned");
         }
         _ => {}
     }

@@ -16,7 +16,9 @@ pub struct Metrics {
     pub rooms: Gauge<u64>,
     /// Time of one list, plan and perform.
     pub reconcile: Histogram<f64>,
-    /// Folds and renders that were taken from one node and given to another.
+    /// Difference between the most and the least used ingest node, as a share of their capacity.
+    pub imbalance: Gauge<f64>,
+    /// Folds and renders that were taken from one node and given to another, by cause.
     pub reassignments: Counter<u64>,
     /// Log entries, records and requests that were refused, by kind.
     pub refusals: Counter<u64>,
@@ -45,6 +47,7 @@ impl Metrics {
                 .with_unit("s")
                 .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5])
                 .build(),
+            imbalance: meter.f64_gauge("roomreel.coordinator.imbalance").with_unit("1").build(),
             reassignments: meter.u64_counter("roomreel.coordinator.reassignments").with_unit("{move}").build(),
             refusals: meter.u64_counter("roomreel.coordinator.refusals").with_unit("{refusal}").build(),
             conflicts: meter.u64_counter("roomreel.coordinator.conflicts").with_unit("{write}").build(),

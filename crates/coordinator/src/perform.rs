@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use opentelemetry::KeyValue;
 use roomreel_shared::cluster::{self, ActiveRecording, RenderJob, UnfinishedDocument};
 use roomreel_shared::id::{RecordingId, TenantId};
 use roomreel_shared::key::{self, Key, RecordingKeys, RecordingName};
@@ -20,7 +21,7 @@ use tracing::Instrument as _;
 use crate::late;
 use crate::leader::Reign;
 use crate::metrics::Metrics;
-use crate::plan::{Action, RenderId};
+use crate::plan::{Action, Cause, RenderId};
 use crate::rebuild::{self, Unfinished};
 
 /// What became of an action.
@@ -76,18 +77,18 @@ impl Performer<'_> {
             Action::Update(active) => {
                 self.write("update", cluster::recording_key(&active.recording.id), active, Vec::new()).await
             }
-            Action::Assign { assignment, moved } => {
+            Action::Assign { assignment, cause } => {
                 let key = cluster::assignment_key(&assignment.spec.recording);
                 let effect = self.write("assign", key, assignment, Vec::new()).await?;
-                self.count_move(*moved, &effect);
+                self.count_move(*cause, &effect);
                 Ok(effect)
             }
-            Action::Render { id, job, restart, moved } => {
+            Action::Render { id, job, restart, cause } => {
                 let progress = cluster::render_progress_key(&id.recording, id.composite.as_ref());
                 let also = if *restart { vec![Change::Delete(progress)] } else { Vec::new() };
                 let key = cluster::render_key(&id.recording, id.composite.as_ref());
                 let effect = self.write("render", key, job, also).await?;
-                self.count_move(*moved, &effect);
+                self.count_move(*cause, &effect);
                 Ok(effect)
             }
             Action::Answer { request, outcome } => self.answer(request, outcome).await,
@@ -128,9 +129,11 @@ impl Performer<'_> {
         }
     }
 
-    fn count_move(&self, moved: bool, effect: &Effect) {
-        if moved && *effect == Effect::Changed {
-            self.metrics.reassignments.add(1, &[]);
+    fn count_move(&self, cause: Option<Cause>, effect: &Effect) {
+        if let Some(cause) = cause
+            && *effect == Effect::Changed
+        {
+            self.metrics.reassignments.add(1, &[KeyValue::new("cause", cause.name())]);
         }
     }
 
@@ -228,7 +231,7 @@ impl Performer<'_> {
         match written.await?? {
             Outcome::Committed(_) => Ok(Effect::Changed),
             Outcome::Conflict => {
-                self.metrics.conflicts.add(1, &[opentelemetry::KeyValue::new("action", what)]);
+                self.metrics.conflicts.add(1, &[KeyValue::new("action", what)]);
                 self.check_still_leading().await?;
                 Ok(Effect::None)
             }

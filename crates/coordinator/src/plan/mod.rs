@@ -3,9 +3,10 @@
 //! [`plan`] is level-triggered: it compares what is with what ought to be, and asks again for what has not come about.
 //! Performing an action twice, late, or not at all is therefore harmless, and so is another leader planning the same.
 //!
-//! Owns: the life of recordings ([`lifecycle`]), who folds and renders them ([`placement`]), the brake ([`brake`]) and what
+//! Owns: the life of recordings ([`lifecycle`]), who folds and renders them ([`placement`], [`balance`]), the brake ([`brake`]) and what
 //! requests come to ([`requests`]). Does not own clocks, writes or the numbering of control entries.
 
+pub mod balance;
 pub mod brake;
 pub mod late;
 pub mod lifecycle;
@@ -108,6 +109,7 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Memory {
     brake: brake::Brake,
+    balance: balance::Balance,
     waits: BTreeMap<RecordingId, lifecycle::Wait>,
     finished: BTreeMap<RecordingId, Recording>,
 }
@@ -123,6 +125,38 @@ impl Memory {
         }
         self.finished.insert(recording.id.clone(), recording);
     }
+
+    /// How differently ingest nodes were used when last planned: of the most and the least used, in shares of their capacity.
+    #[must_use]
+    pub fn imbalance(&self) -> f64 {
+        self.balance.difference()
+    }
+}
+
+/// Why a fold or a render goes from one node to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The node's lease is gone.
+    Gone,
+    /// The node is leaving.
+    Draining,
+    /// The render failed there.
+    Failed,
+    /// The node carries more than others.
+    Balance,
+}
+
+impl Cause {
+    /// As a metric's attribute.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+            Self::Balance => "balance",
+        }
+    }
 }
 
 /// What the shell does next.
@@ -136,8 +170,8 @@ pub enum Action {
     Assign {
         /// To whom and what.
         assignment: Assignment,
-        /// Another node had it.
-        moved: bool,
+        /// Why the node that had it does not keep it, if one had it.
+        cause: Option<Cause>,
     },
     /// Write down a render job.
     Render {
@@ -147,8 +181,8 @@ pub enum Action {
         job: Box<RenderJob>,
         /// Drop the progress of the attempt before.
         restart: bool,
-        /// Another node had it.
-        moved: bool,
+        /// Why the node that had it does not keep it, if one had it.
+        cause: Option<Cause>,
     },
     /// See that this entry stands in the room's log; its command id tells it from others.
     Command {

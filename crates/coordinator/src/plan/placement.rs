@@ -1,11 +1,13 @@
-//! Who folds and who renders: rendezvous hashing for what nobody has, stickiness for what somebody has.
+//! Who folds and who renders: stickiness for what somebody has; for what nobody has, the ingest node that carries least
+//! ([`super::balance`]), and rendezvous hashing among compositors.
 
 use std::collections::BTreeMap;
 
 use roomreel_shared::cluster::{Assignment, Node, RenderJob, RenderProgress, Role};
 use roomreel_shared::id::{NodeId, RecordingId};
 
-use super::{Action, Finishing, Memory, RenderId, World};
+use super::balance::Loads;
+use super::{Action, Cause, Finishing, Memory, RenderId, World};
 
 /// Attempts at a render before it is given up.
 pub const MAX_ATTEMPTS: u32 = 3;
@@ -27,13 +29,14 @@ pub(super) fn of_this_attempt(job: &RenderJob, progress: &RenderProgress) -> boo
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Stay,
-    To(NodeId),
+    To(NodeId, Option<Cause>),
 }
 
 struct Placer<'a> {
     nodes: &'a BTreeMap<(Role, NodeId), Node>,
     memory: &'a Memory,
     world: &'a World<'a>,
+    loads: Loads,
     drain_moves: usize,
 }
 
@@ -41,34 +44,35 @@ impl Placer<'_> {
     /// Where `what`, held by `current`, belongs.
     fn place(&mut self, role: Role, what: &str, current: Option<&NodeId>) -> Place {
         let Some(current) = current else {
-            return self.choose(role, what, None).map_or(Place::Stay, Place::To);
+            return self.choose(role, what, None).map_or(Place::Stay, |to| Place::To(to, None));
+        };
+        let move_for = |cause| match self.choose(role, what, Some(current)) {
+            Some(to) => Place::To(to, Some(cause)),
+            None => Place::Stay,
         };
         match self.nodes.get(&(role, current.clone())) {
             Some(node) if !node.draining => Place::Stay,
             Some(_) if self.drain_moves == 0 => Place::Stay,
-            Some(_) => match self.choose(role, what, Some(current)) {
-                Some(to) => {
-                    self.drain_moves -= 1;
-                    Place::To(to)
-                }
-                None => Place::Stay,
-            },
-            None if self.memory.brake.is_dead(self.world.now.monotonic, role, current) => {
-                self.choose(role, what, Some(current)).map_or(Place::Stay, Place::To)
+            Some(_) => {
+                let place = move_for(Cause::Draining);
+                self.drain_moves -= usize::from(place != Place::Stay);
+                place
             }
+            None if self.memory.brake.is_dead(self.world.now.monotonic, role, current) => move_for(Cause::Gone),
             None => Place::Stay,
         }
     }
 
-    /// The node with the highest rendezvous hash among those with room, or among all if none has.
+    /// A node that takes new work, one with room if there is one.
     fn choose(&self, role: Role, what: &str, not: Option<&NodeId>) -> Option<NodeId> {
-        let willing = || {
-            let of_role = self.nodes.iter().filter(move |((r, _), _)| *r == role).map(|(_, node)| node);
-            of_role.filter(|node| !node.draining && node.capacity > 0 && Some(&node.id) != not)
-        };
+        let of_role = self.nodes.iter().filter(move |((r, _), _)| *r == role).map(|(_, node)| node);
+        let willing = of_role.filter(move |node| !node.draining && node.capacity > 0 && Some(&node.id) != not);
+        if role == Role::Ingest {
+            return self.loads.choose(willing, what);
+        }
         let highest = |node: &&Node| rendezvous(what, &node.id);
-        let with_room = willing().filter(|node| node.load < node.capacity).max_by_key(highest);
-        with_room.or_else(|| willing().max_by_key(highest)).map(|node| node.id.clone())
+        let with_room = willing.clone().filter(|node| node.load < node.capacity).max_by_key(highest);
+        with_room.or_else(|| willing.max_by_key(highest)).map(|node| node.id.clone())
     }
 }
 
@@ -89,16 +93,35 @@ pub(super) fn plan(world: &World<'_>, memory: &mut Memory, finishing: &Finishing
         .filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
     let present = alive.nodes.keys().cloned().collect();
     memory.brake.observe(world.now.monotonic, present, folds.chain(renders));
-    let mut placer = Placer { nodes: &alive.nodes, memory, world, drain_moves: MAX_DRAIN_MOVES };
+    let mut placer =
+        Placer { nodes: &alive.nodes, memory, world, loads: Loads::of(alive), drain_moves: MAX_DRAIN_MOVES };
     for (id, active) in alive.recordings.iter().filter(|(id, _)| !finishing.contains(*id)) {
         if !alive.progress.get(id).is_some_and(|progress| progress.finished) {
             let current = alive.assignments.get(id).map(|assignment| &assignment.node);
-            if let Place::To(node) = placer.place(Role::Ingest, id.as_str(), current) {
+            if let Place::To(node, cause) = placer.place(Role::Ingest, id.as_str(), current) {
+                if let Some(current) = current {
+                    placer.loads.remove(id, current);
+                }
+                placer.loads.put(id, &node);
                 let assignment = Assignment { node, spec: active.spec.clone() };
-                actions.push(Action::Assign { assignment, moved: current.is_some() });
+                actions.push(Action::Assign { assignment, cause });
             }
         }
         place_renders(&mut placer, id, actions);
+    }
+    let loads = placer.loads;
+    balance(world, memory, finishing, &loads, actions);
+}
+
+/// Moves a room from the node that carries most, if it is time.
+fn balance(world: &World<'_>, memory: &mut Memory, finishing: &Finishing, loads: &Loads, actions: &mut Vec<Action>) {
+    let alive = world.alive;
+    let stands = |node: &NodeId| alive.nodes.get(&(Role::Ingest, node.clone())).is_some_and(|node| !node.draining);
+    let is_calm = alive.assignments.values().all(|assignment| stands(&assignment.node))
+        && !memory.brake.is_on(world.now.monotonic);
+    if let Some((id, node)) = memory.balance.pick(world, loads, finishing, is_calm) {
+        let assignment = Assignment { node, spec: alive.recordings[&id].spec.clone() };
+        actions.push(Action::Assign { assignment, cause: Some(Cause::Balance) });
     }
 }
 
@@ -124,8 +147,10 @@ fn place_renders(placer: &mut Placer<'_>, recording: &RecordingId, actions: &mut
         }
         let what = format!("{recording}/{}", id.composite.as_ref().map_or("", |composite| composite.as_str()));
         let before = job.node.clone();
+        let mut cause = None;
         if failed {
             job.failures += 1;
+            cause = Some(Cause::Failed);
             // Another node, or the same one if there is no other.
             job.node = match placer.choose(Role::Compositor, &what, before.as_ref()) {
                 Some(other) => Some(other),
@@ -136,14 +161,14 @@ fn place_renders(placer: &mut Placer<'_>, recording: &RecordingId, actions: &mut
             }
         } else {
             match placer.place(Role::Compositor, &what, before.as_ref()) {
-                Place::To(node) => job.node = Some(node),
+                Place::To(node, why) => (job.node, cause) = (Some(node), why),
                 Place::Stay => {}
             }
         }
         if existing != Some(&job) {
             let restart = failed && !given_up(&job);
-            let moved = before.is_some() && before != job.node;
-            actions.push(Action::Render { id, job: Box::new(job), restart, moved });
+            let cause = cause.filter(|_| before.is_some() && before != job.node);
+            actions.push(Action::Render { id, job: Box::new(job), restart, cause });
         }
     }
 }
