@@ -7,6 +7,7 @@ mod badge;
 mod colour;
 mod dress;
 mod scale;
+mod shrink;
 mod stamp;
 mod surface;
 mod text;
