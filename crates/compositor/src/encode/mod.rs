@@ -50,15 +50,27 @@ pub enum Error {
     },
 }
 
+/// Encode the pictures of one slice.
+struct PictureEncoders {
+    video: video::SliceEncoder,
+    /// The same pictures again, where a WebM is made.
+    webm: Option<webm::SliceEncoder>,
+}
+
+impl PictureEncoders {
+    fn open(spec: &CompositeSpec) -> Result<Self, Error> {
+        Ok(Self { video: video::SliceEncoder::open(spec)?, webm: webm::SliceEncoder::open(spec)? })
+    }
+}
+
 /// Encodes a recording slice by slice, from some slice on.
 pub struct Encoder {
     grid: Grid,
     spec: CompositeSpec,
     slice: u64,
     config: VideoConfig,
-    video: video::SliceEncoder,
-    /// The same pictures again, where a WebM is made.
-    webm: Option<webm::SliceEncoder>,
+    /// Those of this slice, from its first frame on. The ones before are gone by then: an encoder takes tens of megabytes.
+    pictures: Option<PictureEncoders>,
     audio: audio::Encoder,
     /// Frames pushed into this slice.
     frames: u64,
@@ -72,13 +84,12 @@ impl Encoder {
     pub fn new(spec: &CompositeSpec, slice_ms: u64, first_slice: u64) -> Result<Self, Error> {
         crate::decode::silence_libav();
         let grid = Grid::new(slice_ms, spec.fps);
-        let video = video::SliceEncoder::open(spec)?;
-        let (sps, pps) = video.parameter_sets()?;
+        let pictures = PictureEncoders::open(spec)?;
+        let (sps, pps) = pictures.video.parameter_sets()?;
         let (width, height) = (spec.width as u16, spec.height as u16);
         Ok(Self {
             config: VideoConfig { width, height, timescale: grid.video_timescale(), sps, pps },
-            video,
-            webm: webm::SliceEncoder::open(spec)?,
+            pictures: Some(pictures),
             audio: audio::Encoder::open(spec.audio_bitrate, grid.audio_from(first_slice))?,
             slice: first_slice,
             spec: spec.clone(),
@@ -120,10 +131,21 @@ impl Encoder {
     /// Encodes the slice's next frame.
     ///
     /// # Errors
-    /// [`Error::GaveUp`]; also for a canvas of another size.
+    /// Either [`Error`]; [`Error::GaveUp`] also for a canvas of another size.
     pub fn push_video(&mut self, canvas: &Canvas) -> Result<(), Error> {
-        self.video.push(canvas, self.frames as i64)?;
-        if let Some(webm) = &mut self.webm {
+        let PictureEncoders { video, webm } = match &mut self.pictures {
+            Some(open) => open,
+            None => {
+                let opened = PictureEncoders::open(&self.spec)?;
+                if opened.video.parameter_sets()? != (self.config.sps.clone(), self.config.pps.clone()) {
+                    let why = "equal settings gave other parameter sets".to_owned();
+                    return Err(Error::GaveUp { name: video::NAME, why });
+                }
+                self.pictures.insert(opened)
+            }
+        };
+        video.push(canvas, self.frames as i64)?;
+        if let Some(webm) = webm {
             webm.push(canvas, self.frames as i64)?;
         }
         self.frames += 1;
@@ -141,18 +163,12 @@ impl Encoder {
     /// Ends a slice whose pictures and samples have all been pushed; the next one begins.
     ///
     /// # Errors
-    /// Either [`Error`].
+    /// [`Error::GaveUp`].
     pub fn finish_slice(&mut self) -> Result<EncodedSlice, Error> {
         let audio = self.audio.take(self.grid.audio_frames(self.slice));
         let slice = self.end_video(audio)?;
         self.slice += 1;
         self.frames = 0;
-        self.video = video::SliceEncoder::open(&self.spec)?;
-        self.webm = webm::SliceEncoder::open(&self.spec)?;
-        if self.video.parameter_sets()? != (self.config.sps.clone(), self.config.pps.clone()) {
-            let why = "equal settings gave other parameter sets".to_owned();
-            return Err(Error::GaveUp { name: video::NAME, why });
-        }
         Ok(slice)
     }
 
@@ -169,8 +185,13 @@ impl Encoder {
 
     fn end_video(&mut self, audio: Vec<Sample>) -> Result<EncodedSlice, Error> {
         let first = self.grid.first_frame(self.slice) as i64;
-        let webm = self.webm.as_mut().map_or(Ok(Vec::new()), |webm| webm.finish(first))?;
-        Ok(EncodedSlice { number: self.slice, video: self.video.finish(first)?, audio, webm })
+        let (video, webm) = match self.pictures.take() {
+            Some(PictureEncoders { mut video, webm }) => {
+                (video.finish(first)?, webm.map_or(Ok(Vec::new()), |mut webm| webm.finish(first))?)
+            }
+            None => (Vec::new(), Vec::new()),
+        };
+        Ok(EncodedSlice { number: self.slice, video, audio, webm })
     }
 }
 
