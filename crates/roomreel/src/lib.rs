@@ -3,6 +3,7 @@
 //! Owns the command line and the order in which a process starts and ends. Does not own what a role does.
 
 mod api;
+mod clean;
 mod client;
 pub mod config;
 mod demo;
@@ -85,6 +86,8 @@ enum Command {
     Verify(Box<verify::VerifyArgs>),
     /// Restore from the bucket what a lost etcd held of unfinished recordings.
     Rebuild(Box<rebuild::RebuildArgs>),
+    /// Find and delete what in the bucket is part of no recording.
+    Clean(Box<clean::CleanArgs>),
     /// Record a room from beginning to end in this process and show what came of it.
     Demo(Box<demo::DemoArgs>),
 }
@@ -154,6 +157,7 @@ fn execute(command: Command) -> anyhow::Result<bool> {
         Command::Export(args) => on_runtime(recording_export::run(&args)),
         Command::Verify(args) => on_runtime(verify::run(&args)),
         Command::Rebuild(args) => on_runtime(rebuild::run(&args)),
+        Command::Clean(args) => on_runtime(clean::run(&args)),
         Command::Publish(args) => on_runtime(publish::run(&args)).map(|()| true),
         Command::Ingest(args) => on_runtime(roles::ingest(&args)).map(|()| true),
         Command::Coordinator(args) => on_runtime(roles::coordinator(&args)).map(|()| true),

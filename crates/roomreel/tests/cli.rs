@@ -62,6 +62,7 @@ fn help_names_every_command() {
             "export",
             "verify",
             "rebuild",
+            "clean",
             "demo",
             "help"
         ]
