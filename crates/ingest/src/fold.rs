@@ -74,6 +74,13 @@ impl Fold {
         self.run(outputs)
     }
 
+    /// Lets go of what it can, for memory's sake: see [`RoomFold::give_back`].
+    pub fn give_back(&mut self, even_last: bool) -> Vec<FoldOutput> {
+        let mut outputs = Vec::new();
+        self.room.give_back(even_last, &mut outputs);
+        self.run(outputs)
+    }
+
     /// The log is read from an earlier place than its sequences say.
     pub fn on_rewound(&mut self) {
         self.room.on_rewound();
@@ -101,6 +108,7 @@ impl Fold {
                     queue.extend(more.drain(..));
                     continue;
                 }
+                RoomOutput::Released => continue,
                 RoomOutput::Commit(window) => FoldOutput::Commit(window),
                 RoomOutput::RequestReplay(request) => FoldOutput::RequestReplay(request),
                 RoomOutput::RequestKeyframe { key, .. } => FoldOutput::RequestKeyframe(key),

@@ -53,6 +53,8 @@ pub enum RoomOutput {
     ToTrack(TrackKey, TrackInput),
     /// Commit this window.
     Commit(Box<SealedWindow>),
+    /// What was fed so far came before the recording and will be in no window: let go of it.
+    Released,
     /// Ask an SFU to publish again.
     RequestReplay(ReplayRequest),
     /// Ask an SFU for a key frame.
@@ -410,10 +412,25 @@ impl RoomFold {
         self.fold_entry(entry, outputs);
     }
 
-    /// Ends the window here although its time has not passed: the node leaves, or memory is short.
+    /// Ends the window here although its time has not passed: the node leaves.
     pub fn seal_now(&mut self, outputs: &mut Vec<RoomOutput>) {
         if self.phase == Phase::Open && self.stopping.is_none() && !self.is_waiting() && self.now > self.window_start {
             self.begin_seal(self.now, None, outputs);
+        }
+    }
+
+    /// Memory is short: ends the window here, or lets go of what came before the recording. `even_last`: what the end of the
+    /// recording waits for is waited for no longer.
+    pub fn give_back(&mut self, even_last: bool, outputs: &mut Vec<RoomOutput>) {
+        if self.is_waiting() {
+            return;
+        }
+        match self.phase {
+            Phase::Before => self.begin_seal(self.now, None, outputs),
+            Phase::Open if self.stopping.is_none() => self.seal_now(outputs),
+            Phase::Open if even_last => self.end_unheard(outputs),
+            Phase::Ending(end, _) if even_last => self.begin_seal(self.now, Some(end), outputs),
+            Phase::Open | Phase::Ending(..) | Phase::Finished => {}
         }
     }
 
@@ -483,10 +500,8 @@ impl RoomFold {
             outputs.push(RoomOutput::Damaged(Damaged { sequence, subject: entry.subject, why }));
         }
         self.folded = self.folded.max(sequence);
-        if let Some((end, _)) = self.stopping.take_if(|(_, until)| *until <= self.now) {
-            // Nobody can say how many packets there were.
-            self.abandon(|_| true, LogTime::from_micros(i64::MAX), outputs);
-            self.end(end, outputs);
+        if self.stopping.is_some_and(|(_, until)| until <= self.now) {
+            self.end_unheard(outputs);
         }
     }
 

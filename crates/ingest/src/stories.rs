@@ -333,6 +333,15 @@ fn a_recording_of_the_middle_begins_and_ends_where_it_was_asked_to() {
     assert_eq!(kinds, [false, false, false, true], "room, camera and participant, then the command, once");
     let end = folded.windows.last().and_then(|w| w.header.end).expect("ended");
     assert_eq!((end.reason, end.room_end), (StopReason::Requested, room_time(2050)));
+    let mut short = Fold::new(spec, WRITER, FoldConfig::default());
+    let mut refolded = Folded::default();
+    for entry in &log.entries {
+        if entry.time < log_time(1050) {
+            refolded.take(short.give_back(true));
+        }
+        refolded.take(short.on_entry(entry.clone()));
+    }
+    assert_eq!(refolded.objects(), folded.objects(), "I3: what was let go before it is none of it");
 }
 
 #[test]

@@ -32,6 +32,9 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Skipped entries that are told one by one, in so many beats; the others are summed up.
 const TOLD_DAMAGED: u64 = 16;
 const TELL_DAMAGED_BEATS: u64 = 10;
+/// Beats that a recording's end waits for what is missing while the log is not read for want of bytes: other rooms may give
+/// some back, and what is missing may be on its way.
+const PATIENT_BEATS: u64 = 10;
 
 /// What a room's actor begins with.
 pub(crate) struct RoomArguments {
@@ -111,6 +114,8 @@ pub(crate) struct RoomState {
     folded_bytes: u64,
     rate: Rate,
     beats: u64,
+    /// Beats in a row at which only this room could give bytes back.
+    short_beats: u64,
     /// Entries skipped in this period of telling.
     damaged: u64,
     draining: bool,
@@ -169,6 +174,7 @@ impl Actor for RoomActor {
             folded_bytes: 0,
             rate: Rate::default(),
             beats: 0,
+            short_beats: 0,
             damaged: 0,
             draining: false,
             finished: false,
@@ -372,6 +378,11 @@ impl RoomState {
                     }
                 }
                 RoomOutput::Commit(window) => self.on_sealed(myself, window),
+                RoomOutput::Released => {
+                    if let Some(folding) = &mut self.folding {
+                        (folding.open, folding.open_bytes) = (None, 0);
+                    }
+                }
                 RoomOutput::RequestReplay(request) => {
                     self.metrics.replay_requests.add(1, &[]);
                     let message = wire::ReplayRequest {
@@ -562,19 +573,23 @@ impl RoomState {
             self.announce(!self.finished);
             self.report();
         }
-        // Nothing is being committed and the log cannot be read for want of bytes: this window gives its own back.
-        if let Some(folding) = &mut self.folding
-            && self.budget.is_short.load(Ordering::Acquire)
-            && folding.committing.is_none()
-            && folding.inbox.is_empty()
-            && folding.open_bytes > 0
-            && !folding.fold.is_waiting()
-        {
-            let mut outputs = Vec::new();
-            folding.fold.seal_now(&mut outputs);
-            self.perform(myself, outputs).await?;
+        // Nothing is being committed and the log cannot be read for want of bytes: what is open gives its own back.
+        let is_short = self.budget.is_short.load(Ordering::Acquire);
+        let could_give = |folding: &Folding| {
+            is_short && folding.committing.is_none() && folding.inbox.is_empty() && folding.open_bytes > 0
+        };
+        match &mut self.folding {
+            Some(folding) if could_give(folding) => {
+                self.short_beats += 1;
+                let mut outputs = Vec::new();
+                folding.fold.give_back(self.short_beats > PATIENT_BEATS, &mut outputs);
+                self.perform(myself, outputs).await
+            }
+            _ => {
+                self.short_beats = 0;
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Ends the window and commits it, then stops.

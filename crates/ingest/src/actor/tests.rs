@@ -10,6 +10,7 @@ use ractor::Actor as _;
 use roomreel_backends::memory::faults::{Fault, Operation, Script};
 use roomreel_backends::memory::{MemoryCoordination, MemoryLog, MemoryStore};
 use roomreel_shared::cluster::{self, Assignment, FoldSpec, Node, Progress, Role};
+use roomreel_shared::event::StopReason;
 use roomreel_shared::id::NodeId;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{
@@ -17,7 +18,7 @@ use roomreel_shared::ports::{
 };
 use roomreel_shared::subject::{Address, back_channel_filter};
 use roomreel_shared::time::LogTime;
-use roomreel_shared::window::Window;
+use roomreel_shared::window::{AcceptedReason, Window};
 use roomreel_shared::wire;
 
 use super::reader::{Budget, node_budget};
@@ -336,6 +337,59 @@ async fn a_store_that_is_down_fills_the_log_and_not_the_memory() {
     rig.append(&talk().entries).await;
     rig.until_finished().await;
     rig.assert_recorded(30).await;
+}
+
+fn tight(config: &mut IngestConfig) {
+    config.room_bytes = 8 * 1024;
+    config.node_bytes = 8 * 1024;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_begins_behind_more_than_memory_holds() {
+    let rig = Rig::new();
+    rig.assign_as("a", FoldSpec { from: None, ..spec() }).await;
+    let _node = rig.start("a", tight).await;
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..100, 100);
+    log.control(started(None), 10_050);
+    log.batches("cam", 7, 100..120, 10_100);
+    log.sfu(closed(), 12_100);
+    rig.append(&log.entries).await;
+    let progress = rig.until_finished().await;
+    assert!(!progress.incomplete);
+    let folded = Folded { windows: rig.windows().await, others: Vec::new() };
+    let numbers: Vec<u64> = folded.batches().iter().map(|batch| batch.2).collect();
+    assert_eq!(numbers, (100..120).collect::<Vec<_>>());
+}
+
+/// The recording ends, and what is behind that in the log is more than memory holds, before the time is up that it waits for
+/// what is missing.
+async fn assert_an_end_waits_no_longer_than_memory_lasts(reason: StopReason) {
+    let rig = Rig::new();
+    rig.assign("a").await;
+    let _node = rig.start("a", tight).await;
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    log.batches("cam", 7, 6..8, 600);
+    log.control(stopped(reason), 800);
+    for number in 8..100 {
+        log.batch("cam", 7, number, 810);
+    }
+    rig.append(&log.entries).await;
+    let progress = rig.until_finished().await;
+    assert!(progress.incomplete, "a batch never came");
+    let folded = Folded { windows: rig.windows().await, others: Vec::new() };
+    assert!(folded.gaps().contains(&("cam".to_owned(), AcceptedReason::Log, (5, 5))), "{:?}", folded.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_recording_ends_although_more_follows_than_memory_holds() {
+    assert_an_end_waits_no_longer_than_memory_lasts(StopReason::Requested).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_whose_end_is_lost_ends_although_more_follows_than_memory_holds() {
+    assert_an_end_waits_no_longer_than_memory_lasts(StopReason::RoomClosed).await;
 }
 
 #[tokio::test(start_paused = true)]

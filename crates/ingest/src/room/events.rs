@@ -144,8 +144,8 @@ impl RoomFold {
     fn end_of_room(&self, event: &RoomEvent, time: LogTime) -> Option<Final> {
         let EventKind::RoomClosed { .. } = event.kind else { return None };
         let newest = self.clock.newest().unwrap_or(event.time);
-        let believable = event.time >= newest - crate::clock::SLACK && self.clock.is_believable(event.time, time);
-        let room_end = if believable { event.time } else { newest };
+        // Media that was stamped later belongs to the recording, and slices of it may have been made.
+        let room_end = if self.clock.is_believable(event.time, time) { event.time.max(newest) } else { newest };
         Some(Final { reason: StopReason::RoomClosed, room_end: room_end.max(self.room_start) })
     }
 
@@ -166,6 +166,14 @@ impl RoomFold {
                     attempt: 1,
                 }));
             }
+        }
+    }
+
+    /// The room's end has not come: nobody can say how many packets there were.
+    pub(super) fn end_unheard(&mut self, outputs: &mut Vec<RoomOutput>) {
+        if let Some((end, _)) = self.stopping.take() {
+            self.abandon(|_| true, LogTime::from_micros(i64::MAX), outputs);
+            self.end(end, outputs);
         }
     }
 

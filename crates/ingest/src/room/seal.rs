@@ -22,9 +22,13 @@ impl RoomFold {
         self.finish_seal(outputs);
     }
 
-    /// Makes the window once every track has given its part.
+    /// Makes the window once every track has given its part; before the recording there is none to make.
     pub(super) fn finish_seal(&mut self, outputs: &mut Vec<RoomOutput>) {
         let Some(sealing) = self.sealing.take_if(|sealing| sealing.waiting.is_empty()) else { return };
+        if self.phase == Phase::Before {
+            outputs.push(RoomOutput::Released);
+            return;
+        }
         let held = sealing.parts.values().flat_map(|part| &part.held).map(|batch| batch.sequence);
         let held = held.chain(self.events.values().flat_map(|order| order.held()).map(|held| held.sequence));
         let log_sequence = held.map(|sequence| sequence - 1).fold(self.folded, u64::min);
