@@ -241,8 +241,7 @@ impl Leader {
         let changed = self.perform(&observed, actions, now).await;
         self.document(&observed, &finishing).await;
         self.append(now);
-        let wall_us = i64::try_from(now.wall.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
-        self.rooms.forget_closed(roomreel_shared::time::LogTime::from_micros(wall_us));
+        self.rooms.forget_closed();
         self.metrics.reconcile.record(begun.elapsed().as_secs_f64(), &[]);
         changed
     }

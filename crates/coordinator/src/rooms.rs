@@ -17,8 +17,11 @@ use roomreel_shared::ports::LogEntry;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
 use roomreel_shared::time::{LogTime, RoomTime};
 
-/// Most rooms known at once; a closed one makes room for a new one.
+/// Most rooms known at once, and most of them of one tenant. A new one takes the place of the one that closed first, or else
+/// of the one that has been silent for longest and is not recorded.
 pub const MAX_ROOMS: usize = 100_000;
+/// See [`MAX_ROOMS`].
+pub const MAX_ROOMS_OF_TENANT: usize = 25_000;
 /// Most participants, and most tracks, of a room.
 pub const MAX_MEMBERS: usize = 10_000;
 /// Most SFUs of a room.
@@ -27,6 +30,8 @@ pub const MAX_SFUS: usize = 64;
 const MAX_RECORDINGS: usize = 64;
 /// Most commands of a recording that are remembered.
 const MAX_COMMANDS: usize = 64;
+/// Most starts of SFUs that are remembered as having written in a room.
+const MAX_WRITERS: usize = 256;
 /// A closed room is remembered for this long of log time, so that one that opened and closed while there was no leader is
 /// still recorded.
 const CLOSED_KEPT: Duration = Duration::from_secs(3600);
@@ -90,11 +95,17 @@ pub struct Room {
     /// Control entries seen.
     pub recordings: BTreeMap<RecordingId, ControlSeen>,
     policy_written: Option<EventRef>,
+    /// The newest event of each start of an SFU in this session, longest known first.
+    written: VecDeque<EventRef>,
+    /// The same of earlier sessions: what comes again of them is not of this one.
+    over: VecDeque<EventRef>,
 }
 
 impl Room {
     fn open(session: Session, policy: Policy) -> Self {
         Self {
+            written: VecDeque::new(),
+            over: VecDeque::new(),
             last_sfu_log_time: session.log_time,
             session,
             initial_policy: policy.clone(),
@@ -107,6 +118,24 @@ impl Room {
             recordings: BTreeMap::new(),
             policy_written: None,
         }
+    }
+
+    /// Whether a recording is being made of it, as far as the log says.
+    fn is_recorded(&self) -> bool {
+        self.recordings.values().any(|seen| !seen.stopped)
+    }
+
+    /// Everything that was written in this session and in those before.
+    fn into_past(mut self) -> VecDeque<EventRef> {
+        for event in self.written {
+            note(&mut self.over, event);
+        }
+        self.over
+    }
+
+    /// Whether an event belongs to an earlier session: the log is read again, or holds it twice.
+    fn is_past(&self, event: EventRef) -> bool {
+        self.over.iter().any(|last| last.incarnation == event.incarnation && event.event_no <= last.event_no)
     }
 
     /// Whether `peer` may start, stop, pause or resume here.
@@ -155,6 +184,18 @@ impl Room {
             _ => {}
         }
     }
+}
+
+/// Keeps the newest event of each start of an SFU.
+fn note(newest: &mut VecDeque<EventRef>, event: EventRef) {
+    if let Some(known) = newest.iter_mut().find(|known| known.incarnation == event.incarnation) {
+        known.event_no = known.event_no.max(event.event_no);
+        return;
+    }
+    if newest.len() == MAX_WRITERS {
+        newest.pop_front();
+    }
+    newest.push_back(event);
 }
 
 /// A control entry that came back in the log.
@@ -220,13 +261,15 @@ pub struct Rooms {
     /// An SFU that creates a room again within this time after its last event goes on with the same session.
     reopen: Duration,
     rooms: BTreeMap<RoomKey, Room>,
+    /// When the newest entry was stored: the broker's clock, by which rooms are forgotten.
+    newest: LogTime,
 }
 
 impl Rooms {
     /// No rooms yet.
     #[must_use]
     pub fn new(shards: u32, default_policy: Policy, reopen: Duration) -> Self {
-        Self { shards, default_policy, reopen, rooms: BTreeMap::new() }
+        Self { shards, default_policy, reopen, rooms: BTreeMap::new(), newest: LogTime::default() }
     }
 
     /// One room.
@@ -269,15 +312,17 @@ impl Rooms {
             return Err(Refused::WrongWriter);
         }
         let key = RoomKey { tenant: address.tenant, room: address.room };
+        self.newest = self.newest.max(entry.time);
         match address.writer {
             Writer::Control => Ok(Some(self.apply_control(key, event))),
             Writer::Sfu(sfu) => self.apply_sfu(key, &sfu, event, entry).map(|()| None),
         }
     }
 
-    /// Forgets rooms that closed long before `log_time`.
-    pub fn forget_closed(&mut self, log_time: LogTime) {
-        self.rooms.retain(|_, room| room.closed.is_none_or(|at| log_time.saturating_since(at) < CLOSED_KEPT));
+    /// Forgets rooms that closed long before the newest entry was stored.
+    pub fn forget_closed(&mut self) {
+        let newest = self.newest;
+        self.rooms.retain(|_, room| room.closed.is_none_or(|at| newest.saturating_since(at) < CLOSED_KEPT));
     }
 
     fn apply_control(&mut self, key: RoomKey, event: RoomEvent) -> Echo {
@@ -313,9 +358,13 @@ impl Rooms {
 
     fn apply_sfu(&mut self, key: RoomKey, sfu: &SfuId, event: RoomEvent, entry: &LogEntry) -> Result<(), Refused> {
         let written = EventRef { incarnation: event.incarnation.get(), event_no: event.event_no };
+        if self.rooms.get(&key).is_some_and(|room| room.is_past(written)) {
+            return Ok(());
+        }
         let creates = matches!(event.kind, EventKind::RoomCreated { .. });
         let opens = match self.rooms.get(&key) {
             None => true,
+            Some(room) if room.lacks_beginning(written) => false,
             Some(room) => creates && room.session.opened != written && self.begins_anew(room, sfu, entry.time),
         };
         if opens {
@@ -331,18 +380,26 @@ impl Rooms {
                 EventKind::RoomCreated { policy: Some(policy), .. } => policy.clone(),
                 _ => self.default_policy.clone(),
             };
-            self.rooms.insert(key.clone(), Room::open(session, policy));
+            let over = self.rooms.remove(&key).map(Room::into_past).unwrap_or_default();
+            self.rooms.insert(key.clone(), Room { over, ..Room::open(session, policy) });
         }
         let room = self.rooms.get_mut(&key).expect("it was there or has just been inserted");
         room.find_beginning(&event, written);
+        let closes = matches!(event.kind, EventKind::RoomClosed { .. });
         if room.closed.is_some() {
-            // What trails behind a RoomClosed belongs to no session.
+            // The log lost it and has it again, behind the session's end.
+            room.had_producer |= room.is_of_session(written) && matches!(event.kind, EventKind::ProducerCreated(_));
+            // What trails behind a RoomClosed belongs to no session; a later one may not be closed by it.
+            if closes {
+                note(&mut room.written, written);
+            }
             return Ok(());
         }
         if room.sfus.len() >= MAX_SFUS && !room.sfus.contains(sfu) {
             return Err(Refused::TooMany { what: "SFUs in the room" });
         }
         room.sfus.insert(sfu.clone());
+        note(&mut room.written, written);
         room.last_sfu_log_time = room.last_sfu_log_time.max(entry.time);
         room.apply(event.kind, written, entry.time)
     }
@@ -355,36 +412,47 @@ impl Rooms {
         if room.closed.is_some() {
             return true;
         }
-        let recorded = room.recordings.values().any(|seen| !seen.stopped);
-        room.sfus.contains(sfu) && !recorded && now.saturating_since(room.last_sfu_log_time) > self.reopen
+        room.sfus.contains(sfu) && !room.is_recorded() && now.saturating_since(room.last_sfu_log_time) > self.reopen
     }
 
     fn make_room_for(&mut self, key: &RoomKey) -> Result<(), Refused> {
-        if self.rooms.len() < MAX_ROOMS || self.rooms.contains_key(key) {
+        let of_tenant = |room: &(&RoomKey, &Room)| room.0.tenant == key.tenant;
+        let is_full = self.rooms.len() >= MAX_ROOMS;
+        let tenant_is_full = self.rooms.iter().filter(of_tenant).nth(MAX_ROOMS_OF_TENANT - 1).is_some();
+        if self.rooms.contains_key(key) || !is_full && !tenant_is_full {
             return Ok(());
         }
-        let oldest_closed = self.rooms.iter().filter_map(|(key, room)| Some((room.closed?, key.clone()))).min();
-        match oldest_closed {
-            Some((_, oldest)) => {
-                self.rooms.remove(&oldest);
-                Ok(())
-            }
-            None => Err(Refused::TooMany { what: "rooms" }),
-        }
+        let candidates = self.rooms.iter().filter(|room| !tenant_is_full || of_tenant(room));
+        let idle = candidates.filter(|(_, room)| room.closed.is_some() || !room.is_recorded());
+        let first = idle.min_by_key(|(_, room)| (room.closed.is_none(), room.closed.unwrap_or(room.last_sfu_log_time)));
+        let Some(forgotten) = first.map(|(key, _)| key.clone()) else {
+            return Err(Refused::TooMany { what: "rooms" });
+        };
+        self.rooms.remove(&forgotten);
+        Ok(())
     }
 }
 
 impl Room {
+    /// Whether the session is known by later events of this start of an SFU alone.
+    fn lacks_beginning(&self, written: EventRef) -> bool {
+        !self.session.whole && self.session.opened.incarnation == written.incarnation
+    }
+
+    /// Whether an event is older than the newest that was seen of its start of an SFU in this session.
+    fn is_of_session(&self, event: EventRef) -> bool {
+        self.written.iter().any(|last| last.incarnation == event.incarnation && event.event_no < last.event_no)
+    }
+
     /// The RoomCreated of a session that is known by later events: the log lost it and has it again, further on.
     fn find_beginning(&mut self, event: &RoomEvent, written: EventRef) {
-        let is_own = !self.session.whole && self.session.opened.incarnation == written.incarnation;
         if let EventKind::RoomCreated { policy, .. } = &event.kind
-            && is_own
+            && self.lacks_beginning(written)
         {
             self.session = Session { opened: written, time: event.time, whole: true, ..self.session.clone() };
             if let Some(policy) = policy {
                 self.initial_policy = policy.clone();
-                self.policy_written = None;
+                self.update_policy(policy.clone(), written);
             }
         }
     }
@@ -637,10 +705,69 @@ mod tests {
         }
         assert!(log.write("extra", "standup", room_closed()).is_err());
         log.ok(room_closed());
-        log.rooms.forget_closed(LogTime::from_micros(3_599_000_000));
-        assert_eq!(log.rooms.len(), 1);
-        log.rooms.forget_closed(LogTime::from_micros(3_600_000_000));
-        assert!(log.rooms.is_empty());
+        for (seconds, kept) in [(3_599, true), (3_600, false)] {
+            log.seconds = seconds;
+            log.write("sfu", "other", room_created(None)).expect("room");
+            log.rooms.forget_closed();
+            assert_eq!(log.rooms.len() == 2, kept, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_that_comes_behind_the_end_makes_the_session_whole() {
+        let mut log = Log::new();
+        log.event_no = 2;
+        log.ok(joined("ann", false, false));
+        log.ok(room_closed());
+        assert!(!log.room().session.whole);
+        // The log lost its first events; their publisher wrote them again.
+        log.event_no = 0;
+        log.ok(room_created(Some(auto())));
+        log.ok(producer_created());
+        let room = log.room();
+        assert!(room.session.whole && room.had_producer && room.policy.auto_record && room.closed.is_some());
+        assert_eq!((room.session.opened, room.session.sequence), (EventRef { incarnation: 9, event_no: 0 }, 1));
+    }
+
+    #[test]
+    fn what_comes_again_of_an_earlier_session_changes_nothing() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        log.ok(joined("ann", false, false));
+        log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
+        log.ok(room_closed());
+        (log.incarnation, log.event_no) = (10, 0);
+        log.ok(room_created(None));
+        log.ok(joined("bo", false, false));
+        let before = log.room().clone();
+        // The log is read again from its beginning, and holds the end of the first session once more behind the second.
+        (log.incarnation, log.event_no) = (9, 0);
+        log.ok(room_created(None));
+        log.ok(joined("ann", false, false));
+        log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
+        log.ok(room_closed());
+        (log.incarnation, log.event_no) = (10, 0);
+        log.ok(room_created(None));
+        log.ok(joined("bo", false, false));
+        assert_eq!(log.room(), &before);
+        log.ok(room_closed());
+        assert!(log.room().closed.is_some());
+    }
+
+    #[test]
+    fn a_tenant_that_fills_its_share_takes_no_rooms_of_others() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        for n in 0..=MAX_ROOMS_OF_TENANT {
+            log.seconds += 1;
+            let kind = room_created(None);
+            let subject = event_subject("flood", "sfu", &format!("r{n}"), SHARDS, &kind).to_string();
+            let payload = event_payload(&format!("r{n}"), 9, 0, kind);
+            log.append(subject, payload).expect("taken");
+        }
+        assert_eq!(log.rooms.len(), MAX_ROOMS_OF_TENANT + 1);
+        assert!(log.rooms.get(&RoomKey { tenant: id("flood"), room: id("r0") }).is_none(), "it was silent for longest");
+        assert!(log.room().closed.is_none());
     }
 
     proptest! {

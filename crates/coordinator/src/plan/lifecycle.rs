@@ -32,6 +32,12 @@ impl Case<'_> {
         self.progress.is_some_and(|progress| progress.finished)
     }
 
+    /// Whether it is made of this session of its room. A new leader, which reads the log from its beginning, sees the
+    /// sessions before it first.
+    fn is_of(&self, room: &Room) -> bool {
+        room.session.sequence >= self.active.spec.start_sequence || self.active.spec.from == Some(room.session.opened)
+    }
+
     /// Why the recording is to stop now.
     fn stop(&self, world: &World<'_>, limits: &Limits, asked_by: Option<&String>) -> Option<(StopReason, String)> {
         let recording = &self.active.recording;
@@ -43,12 +49,12 @@ impl Case<'_> {
             let is_later = room.session.sequence > self.active.spec.start_sequence;
             // A broker that lost the beginning may have it again further on: the event tells one session from another.
             let is_other = self.active.spec.from.is_none_or(|from| room.session.whole && room.session.opened != from);
-            room.closed.is_some() || is_later && is_other
+            room.closed.is_some() && self.is_of(room) || is_later && is_other
         };
         if self.finished() || self.room.as_ref().is_some_and(over) {
             return Some((StopReason::RoomClosed, "the room closed".to_owned()));
         }
-        if self.room.is_some_and(|room| !room.policy.enabled) {
+        if self.room.is_some_and(|room| !room.policy.enabled && self.is_of(room)) {
             return Some((StopReason::Policy, "the room's policy was changed to forbid recording (5001)".to_owned()));
         }
         let age = (world.now.wall - recording.created_at).try_into().unwrap_or(Duration::ZERO);
