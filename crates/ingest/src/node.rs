@@ -13,10 +13,10 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, Super
 use roomreel_shared::cluster::{self, Assignment, FoldSpec, Node, Role};
 use roomreel_shared::id::RecordingId;
 use roomreel_shared::ports::{Change, Coordination, CoordinationError, LeaseId, Ports};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::actor::reader::{Budget, node_budget};
+use crate::actor::reader::{Budget, NodeBudget};
 use crate::actor::room::{RoomActor, RoomArguments, RoomMessage};
 use crate::commit::backoff;
 use crate::config::IngestConfig;
@@ -229,7 +229,7 @@ struct NodeArguments {
 struct NodeState {
     ports: Ports,
     shared: Arc<Shared>,
-    budget: Arc<Semaphore>,
+    budget: NodeBudget,
     metrics: Arc<Metrics>,
     rooms: BTreeMap<RecordingId, Room>,
     drained: Option<RpcReplyPort<()>>,
@@ -254,7 +254,7 @@ impl Actor for NodeActor {
         _: ActorRef<Self::Msg>,
         NodeArguments { ports, shared }: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let budget = node_budget(shared.config.node_bytes);
+        let budget = NodeBudget::new(shared.config.node_bytes);
         Ok(NodeState {
             ports,
             shared,
@@ -327,7 +327,7 @@ impl NodeState {
                 ports: self.ports.clone(),
                 node: config.node.clone(),
                 config: config.fold,
-                budget: Budget::new(config.room_bytes, self.budget.clone()),
+                budget: Budget::new(config.room_bytes, &self.budget),
                 spec,
                 revision: epoch,
                 metrics: self.metrics.clone(),

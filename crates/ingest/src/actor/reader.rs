@@ -34,8 +34,17 @@ pub(crate) struct Budget {
 }
 
 /// The node's part of every room's budget.
-pub(crate) fn node_budget(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(permits(bytes)))
+#[derive(Debug, Clone)]
+pub(crate) struct NodeBudget {
+    free: Arc<Semaphore>,
+    permits: usize,
+}
+
+impl NodeBudget {
+    pub(crate) fn new(bytes: usize) -> Self {
+        let permits = permits(bytes);
+        Self { free: Arc::new(Semaphore::new(permits)), permits }
+    }
 }
 
 fn permits(bytes: usize) -> usize {
@@ -69,10 +78,10 @@ fn cost(bytes: usize) -> usize {
 }
 
 impl Budget {
-    pub(crate) fn new(room_bytes: usize, node: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(room_bytes: usize, node: &NodeBudget) -> Self {
         let room = permits(room_bytes);
-        let most = u32::try_from(room.min(node.available_permits().max(1))).unwrap_or(u32::MAX);
-        Self { room: Arc::new(Semaphore::new(room)), node, most, is_short: Arc::default() }
+        let most = u32::try_from(room.min(node.permits)).unwrap_or(u32::MAX);
+        Self { room: Arc::new(Semaphore::new(room)), node: node.free.clone(), most, is_short: Arc::default() }
     }
 
     /// Waits until entries of this cost may be held; `None` never happens while the node lives.
@@ -175,27 +184,37 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_room_pays_in_full_although_the_node_was_short_when_it_began() {
+        let node = NodeBudget::new(1 << 20);
+        let other = Budget::new(1 << 20, &node).pay(permits(1 << 20)).await.expect("the node lives");
+        let budget = Budget::new(1 << 20, &node);
+        drop(other);
+        let _paid = budget.pay(cost(50_000)).await.expect("the node lives");
+        assert_eq!(node.free.available_permits(), node.permits - cost(50_000));
+    }
+
+    #[tokio::test]
     async fn what_is_paid_for_together_is_given_back_entry_by_entry() {
-        let node = node_budget(1 << 20);
-        let all = node.available_permits();
-        let budget = Budget::new(1 << 20, node.clone());
+        let node = NodeBudget::new(1 << 20);
+        let all = node.free.available_permits();
+        let budget = Budget::new(1 << 20, &node);
         let mut paid = budget.pay(cost(1_000) + cost(50_000)).await.expect("the node lives");
         let first = paid.split(1_000).expect("it was paid for");
         drop(paid.split(50_000));
-        assert_eq!(node.available_permits(), all - cost(1_000));
+        assert_eq!(node.free.available_permits(), all - cost(1_000));
         drop((first, paid));
-        assert_eq!((node.available_permits(), budget.room.available_permits()), (all, all));
+        assert_eq!((node.free.available_permits(), budget.room.available_permits()), (all, all));
     }
 
     #[tokio::test]
     async fn entries_above_the_whole_budget_take_it_all() {
-        let node = node_budget(4 * PERMIT_BYTES);
-        let budget = Budget::new(1 << 20, node.clone());
+        let node = NodeBudget::new(4 * PERMIT_BYTES);
+        let budget = Budget::new(1 << 20, &node);
         let mut paid = budget.pay(cost(100_000) + cost(1)).await.expect("the node lives");
-        assert_eq!(node.available_permits(), 0);
+        assert_eq!(node.free.available_permits(), 0);
         let first = paid.split(100_000).expect("it was paid for");
         assert!(paid.split(1).is_some(), "the second entry goes with what is left: nothing");
         drop(first);
-        assert_eq!(node.available_permits(), 4);
+        assert_eq!(node.free.available_permits(), 4);
     }
 }

@@ -21,7 +21,7 @@ use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{AcceptedReason, Window};
 use roomreel_shared::wire;
 
-use super::reader::{Budget, node_budget};
+use super::reader::{Budget, NodeBudget};
 use super::room::{RoomActor, RoomArguments};
 use crate::config::{FoldConfig, IngestConfig};
 use crate::fold::{Fold, FoldOutput};
@@ -400,7 +400,7 @@ async fn a_track_that_fails_begins_its_window_again_alone() {
         ports: rig.ports(),
         node: node_id("a"),
         config: FoldConfig::default(),
-        budget: Budget::new(1 << 20, node_budget(1 << 20)),
+        budget: Budget::new(1 << 20, &NodeBudget::new(1 << 20)),
         spec: FoldSpec { ..spec() },
         revision: rig.assign("a").await,
         metrics: Arc::new(Metrics::new()),
