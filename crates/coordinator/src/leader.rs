@@ -263,6 +263,10 @@ impl Leader {
         for (action, result) in done {
             match result {
                 Ok(Effect::None) => {}
+                Ok(Effect::Unknown(recording)) => {
+                    changed = true;
+                    self.memory.on_unknown(recording);
+                }
                 Ok(effect) => {
                     changed = true;
                     self.tell(action, observed);

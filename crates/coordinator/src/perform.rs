@@ -22,7 +22,7 @@ use crate::late;
 use crate::leader::Reign;
 use crate::metrics::Metrics;
 use crate::plan::{Action, Cause, RenderId};
-use crate::rebuild::{self, Unfinished};
+use crate::rebuild::{self, LookError, Unfinished};
 
 /// What became of an action.
 #[derive(Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub enum Effect {
     Changed,
     /// The recording's final state is in the bucket.
     Finished(Box<Recording>),
+    /// The bucket has nothing of the recording that could go on.
+    Unknown(RecordingId),
 }
 
 /// Why an action could not be performed. It is planned again.
@@ -74,6 +76,7 @@ impl Performer<'_> {
                 let active = taken_up.as_ref().unwrap_or(&**active);
                 self.write("start", cluster::recording_key(&recording.id), active, Vec::new()).await
             }
+            Action::TakeUp(name) => self.take_up(name).await,
             Action::Update(active) => {
                 self.write("update", cluster::recording_key(&active.recording.id), active, Vec::new()).await
             }
@@ -123,8 +126,30 @@ impl Performer<'_> {
                 Some(active)
             }
             Err(why) => {
-                tracing::warn!(recording = %id, why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
+                tracing::warn!(recording = %id, %why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
                 None
+            }
+        }
+    }
+
+    /// What the log says was begun goes on as the bucket has it, or is final; without the bucket's word nothing is done.
+    async fn take_up(&self, name: &RecordingName) -> Result<Effect, Error> {
+        let store = &*self.ports.store;
+        if let Some(finished) = self.bounded(final_state(store, &name.tenant, &name.recording)).await?? {
+            return Ok(Effect::Finished(Box::new(finished)));
+        }
+        match self.bounded(rebuild::look_at(store, name, self.shards)).await? {
+            Ok(Some(Unfinished { active, epoch, windows })) => {
+                let recording = &name.recording;
+                tracing::info!(%recording, epoch, windows, "the coordination store has lost this recording: it is taken up again");
+                self.write("start", cluster::recording_key(recording), &active, Vec::new()).await
+            }
+            Ok(None) | Err(LookError::Nothing) => Ok(Effect::Unknown(name.recording.clone())),
+            Err(LookError::Store(error)) => Err(error.into()),
+            Err(LookError::Unclear(why)) => {
+                let recording = &name.recording;
+                tracing::warn!(%recording, why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
+                Ok(Effect::Unknown(recording.clone()))
             }
         }
     }

@@ -55,6 +55,20 @@ pub enum Restored {
     Contended,
 }
 
+/// Why one cannot be told, or cannot be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The bucket does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no document of it.
+    #[error("there is neither a final recording.json nor an unfinished.json")]
+    Nothing,
+    /// In words.
+    #[error("{0}")]
+    Unclear(String),
+}
+
 /// What the record of a recording was, from its document and its last window; `None` if it is finished. `shards` is used
 /// where the document does not name it.
 ///
@@ -117,7 +131,7 @@ pub async fn scan(store: &dyn ObjectStore, shards: u32) -> Result<Scan, StoreErr
         match found {
             Ok(Some(unfinished)) => scan.unfinished.push(unfinished),
             Ok(None) => {}
-            Err(why) => scan.unclear.push((name, why)),
+            Err(why) => scan.unclear.push((name, why.to_string())),
         }
     }
     Ok(scan)
@@ -126,41 +140,48 @@ pub async fn scan(store: &dyn ObjectStore, shards: u32) -> Result<Scan, StoreErr
 /// One recording; `None` if it is finished.
 ///
 /// # Errors
-/// In words: why it cannot be told, or cannot be restored.
-pub async fn look_at(store: &dyn ObjectStore, name: &RecordingName, shards: u32) -> Result<Option<Unfinished>, String> {
+/// Why it cannot be told, or cannot be restored.
+pub async fn look_at(
+    store: &dyn ObjectStore,
+    name: &RecordingName,
+    shards: u32,
+) -> Result<Option<Unfinished>, LookError> {
     let keys = name.keys();
-    let of_another = |recording: &Recording| {
-        (&recording.tenant, &recording.room, &recording.id) != (&name.tenant, &name.room, &name.recording)
-    };
+    let unclear = |why: String| LookError::Unclear(why);
     match read::<Recording>(store, &keys.recording_json()).await? {
-        Some(recording) if of_another(&recording) => return Err("recording.json is of another recording".to_owned()),
+        Some(recording) if recording.name() != *name => {
+            return Err(unclear("recording.json is of another recording".to_owned()));
+        }
         Some(recording) if recording.state.is_final() => return Ok(None),
         Some(_) | None => {}
     }
     let Some(document) = read::<UnfinishedDocument>(store, &keys.unfinished_json()).await? else {
-        return Err("there is neither a final recording.json nor an unfinished.json".to_owned());
+        return Err(LookError::Nothing);
     };
-    if of_another(&document.recording) {
-        return Err("unfinished.json is of another recording".to_owned());
+    if document.recording.name() != *name {
+        return Err(unclear("unfinished.json is of another recording".to_owned()));
     }
-    let listed = store.list(&keys.windows_prefix()).await.map_err(|error| error.to_string())?;
+    let listed = store.list(&keys.windows_prefix()).await?;
     let last = listed.iter().filter_map(|object| keys.window_number(&object.key)).max();
     let header = match last {
         Some(number) => {
-            let object = store.get(&keys.window(number)).await.map_err(|error| error.to_string())?;
-            Some(Window::parse(object).map_err(|error| format!("window {number}: {error}"))?.header)
+            let window = Window::parse(store.get(&keys.window(number)).await?);
+            Some(window.map_err(|error| unclear(format!("window {number}: {error}")))?.header)
         }
         None => None,
     };
-    restored(document, header.as_ref(), last.map_or(0, |number| number + 1), shards)
+    restored(document, header.as_ref(), last.map_or(0, |number| number + 1), shards).map_err(unclear)
 }
 
 /// A document of a recording, if it is there.
-async fn read<T: DeserializeOwned>(store: &dyn ObjectStore, key: &Key) -> Result<Option<T>, String> {
+async fn read<T: DeserializeOwned>(store: &dyn ObjectStore, key: &Key) -> Result<Option<T>, LookError> {
     match store.get(key).await {
-        Ok(body) => serde_json::from_slice(&body).map(Some).map_err(|error| format!("{}: {error}", key.file_name())),
+        Ok(body) => match serde_json::from_slice(&body) {
+            Ok(document) => Ok(Some(document)),
+            Err(error) => Err(LookError::Unclear(format!("{}: {error}", key.file_name()))),
+        },
         Err(StoreError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.into()),
     }
 }
 

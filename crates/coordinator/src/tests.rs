@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep};
 use crate::observed::{Observed, json};
 use crate::perform::{index_key, to_json};
 use crate::rebuild::{self, Restored};
+use crate::request::{self, Refusal, Request, Wish};
 use crate::testing::{auto, id, new_entry, producer_created, room_closed, room_created};
 use crate::{Coordinator, CoordinatorConfig, CoordinatorHandle};
 
@@ -586,8 +587,11 @@ async fn a_recording_that_was_started_anew_gets_epochs_above_its_windows() {
     world.lose_coordination().await;
     // The room's policy starts the same recording again while the bucket does not answer.
     let plain = world.store.clone();
-    let no_size = |operation: Operation, _: &str| (operation == Operation::Size).then_some(Fault::FailBefore);
-    world.store = world.store.with_faults(Arc::new(no_size));
+    let silent = |operation: Operation, key: &str| {
+        let asks = matches!(operation, Operation::Size | Operation::Get) && key.ends_with("unfinished.json");
+        asks.then_some(Fault::FailBefore)
+    };
+    world.store = world.store.with_faults(Arc::new(silent));
     let second = world.coordinator("b").await;
     world.store = plain;
     let (stuck, _) = until("it is assigned", async || world.assignment(&recording.id).await).await;
@@ -660,4 +664,54 @@ async fn a_leader_takes_up_what_an_empty_store_has_forgotten() {
     let found = rebuild::scan(&world.store, SHARDS).await.expect("the store is up");
     assert_eq!((found.recordings, found.unfinished.len()), (1, 0));
     second.drain().await;
+}
+
+/// What was started by request is in no policy: only the log and the bucket know of it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_takes_up_what_was_started_by_request() {
+    let mut world = World::new().await;
+    world.open("standup", Policy::default()).await;
+    let first = world.coordinator("a").await;
+    let request = Request {
+        tenant: id("acme"),
+        subject: "api".to_owned(),
+        peer: None,
+        wish: Wish::Start { room: id("standup"), composites: None },
+        outcome: None,
+    };
+    world.put(cluster::request_key("0a"), &request).await;
+    let recording = world.the_recording().await;
+    world.fold(1, false).await;
+    world.in_state(State::Active).await;
+    world.window(&recording, 7000).await;
+    until("it is documented", async || world.store.get(&recording.name().keys().unfinished_json()).await.ok()).await;
+    let started = |event: &RoomEvent| matches!(event.kind, EventKind::RecordingStarted { .. });
+    until("the log knows it", async || world.control("standup").iter().any(started).then_some(())).await;
+    first.kill();
+    world.lose_coordination().await;
+    // Asked again meanwhile, it is not begun twice.
+    world.put(cluster::request_key("0b"), &request).await;
+    let second = world.coordinator("b").await;
+    let (assignment, revision) = until("it is assigned", async || world.assignment(&recording.id).await).await;
+    assert!(assignment.spec.epoch_base + revision > 7000, "I7: the epoch rises");
+    let again = world.the_recording().await;
+    assert_eq!((&again.id, &again.requested_by), (&recording.id, &recording.requested_by));
+    let refused = until("it is answered", async || {
+        let record = world.coordination.get(&cluster::request_key("0b")).await.expect("up")?;
+        json::<Request>(&record).expect("well formed").outcome
+    });
+    let expected = Refusal::AlreadyRecorded { recording: recording.id.clone() };
+    assert_eq!(refused.await, request::Outcome::Refused(expected));
+    assert_eq!(world.complete(&recording.id).await.state, State::Complete);
+    // A recording that was deleted from the bucket does not come back, whatever the log says.
+    let all = world.store.list("").await.expect("the store is up");
+    for object in all {
+        world.store.delete(&object.key).await.expect("the store is up");
+    }
+    second.kill();
+    let third = world.coordinator("c").await;
+    leads(&third).await;
+    sleep(Duration::from_secs(30)).await;
+    assert!(world.recordings().await.is_empty());
+    third.drain().await;
 }

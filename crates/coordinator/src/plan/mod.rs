@@ -22,6 +22,7 @@ use roomreel_shared::cluster::{ActiveRecording, Assignment, Node, Progress, Rend
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::EventKind;
 use roomreel_shared::id::{CompositeId, NodeId, RecordingId};
+use roomreel_shared::key::RecordingName;
 use roomreel_shared::late::{ActiveRender, Piece};
 use roomreel_shared::recording::Recording;
 use time::OffsetDateTime;
@@ -112,18 +113,30 @@ pub struct Memory {
     balance: balance::Balance,
     waits: BTreeMap<RecordingId, lifecycle::Wait>,
     finished: BTreeMap<RecordingId, Recording>,
+    /// Recordings that the log knows and the coordination store does not, once the bucket was to be asked for them.
+    sought: BTreeSet<RecordingId>,
+    /// Of these, those of which the bucket has nothing that could go on.
+    unknown: BTreeSet<RecordingId>,
 }
 
-/// Most finished recordings that are remembered.
-const MAX_FINISHED: usize = 10_000;
+/// Most recordings of a kind that are remembered.
+const MAX_REMEMBERED: usize = 10_000;
 
 impl Memory {
     /// Notes that the bucket has the final state of a recording: it is not started again.
     pub fn on_finished(&mut self, recording: Recording) {
-        if self.finished.len() >= MAX_FINISHED {
+        if self.finished.len() >= MAX_REMEMBERED {
             self.finished.pop_first();
         }
         self.finished.insert(recording.id.clone(), recording);
+    }
+
+    /// Notes that the bucket does not know a recording that the log knows: it is not sought again.
+    pub fn on_unknown(&mut self, recording: RecordingId) {
+        if self.unknown.len() >= MAX_REMEMBERED {
+            self.unknown.pop_first();
+        }
+        self.unknown.insert(recording);
     }
 
     /// How differently ingest nodes were used when last planned: of the most and the least used, in shares of their capacity.
@@ -164,6 +177,9 @@ impl Cause {
 pub enum Action {
     /// Write down a new recording, unless the bucket has its final state ([`Memory::on_finished`]).
     Start(Box<ActiveRecording>),
+    /// Write down again a recording that the log knows and the coordination store does not, if the bucket has it and it is not final
+    /// ([`Memory::on_finished`], [`Memory::on_unknown`]).
+    TakeUp(RecordingName),
     /// Write down a recording's new state.
     Update(Box<ActiveRecording>),
     /// Give a fold to a node.

@@ -7,12 +7,13 @@ use roomreel_shared::cluster::{ActiveRecording, Beginning, FoldSpec};
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, EventRef};
 use roomreel_shared::id::RecordingId;
+use roomreel_shared::key::RecordingName;
 use roomreel_shared::policy;
 use roomreel_shared::recording::{Recording, State};
 
-use super::{Action, Limits, Memory, World};
+use super::{Action, Limits, MAX_REMEMBERED, Memory, World};
 use crate::request::{Outcome, Refusal, Request, Wish};
-use crate::rooms::{Room, RoomKey};
+use crate::rooms::{Room, RoomKey, Rooms};
 
 /// Stops that were asked for in this plan, and by whom.
 pub type Wishes = BTreeMap<RecordingId, String>;
@@ -119,18 +120,20 @@ fn room_of(recording: &Recording) -> RoomKey {
     RoomKey { tenant: recording.tenant.clone(), room: recording.room.clone() }
 }
 
-pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions: &mut Vec<Action>) -> Wishes {
+pub(super) fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits, actions: &mut Vec<Action>) -> Wishes {
     let mut stops = Wishes::new();
     // Without the rooms nobody's role is known: requests wait.
     let Some(rooms) = world.rooms else { return stops };
-    let (recorded, known) = (recorded(world), Known::of(world, memory));
-    let mut starting = BTreeSet::new();
+    let recorded = recorded(world);
+    let mut starting = take_up(rooms, world, memory, &recorded, actions);
+    let memory = &*memory;
+    let known = Known::of(world, memory);
     for (request_id, request) in world.alive.requests.iter().filter(|(_, request)| request.outcome.is_none()) {
         let decision = match &request.wish {
             Wish::Start { room, composites } => {
                 let key = RoomKey { tenant: request.tenant.clone(), room: room.clone() };
                 match rooms.get(&key) {
-                    // Another request starts one in this plan; the next plan says which.
+                    // Another request starts one in this plan, or one may be taken up; the next plan says which.
                     Some(_) if starting.contains(&key) => Ok(None),
                     Some(room) => {
                         let id = known.id(recording_id(&key, room, request_id), room);
@@ -180,6 +183,35 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, limits: &Limits, actions:
     }
     start_unasked(world, memory, limits, (&recorded, &known), &starting, actions);
     stops
+}
+
+/// Seeks what the log says was begun and the coordination store does not know: it was lost there, or it has ended. Answers the rooms
+/// that are to wait for what comes of it: those that are asked about for the first time, so that a bucket that is away delays nothing.
+fn take_up(
+    rooms: &Rooms,
+    world: &World<'_>,
+    memory: &mut Memory,
+    recorded: &Recorded<'_>,
+    actions: &mut Vec<Action>,
+) -> BTreeSet<RoomKey> {
+    let mut wait = BTreeSet::new();
+    for (key, room) in rooms.iter().filter(|(key, _)| !recorded.contains_key(*key)) {
+        let is_settled = |id: &RecordingId| {
+            world.alive.recordings.contains_key(id) || memory.finished.contains_key(id) || memory.unknown.contains(id)
+        };
+        let lost: Vec<_> = room.recordings.keys().filter(|id| !is_settled(id)).cloned().collect();
+        for recording in lost {
+            if memory.sought.len() >= MAX_REMEMBERED {
+                memory.sought.clear();
+            }
+            if memory.sought.insert(recording.clone()) {
+                wait.insert(key.clone());
+            }
+            let (tenant, room) = (key.tenant.clone(), key.room.clone());
+            actions.push(Action::TakeUp(RecordingName { tenant, room, recording }));
+        }
+    }
+    wait
 }
 
 /// What the room's log is to say of a pause, a resume or a change of layout.

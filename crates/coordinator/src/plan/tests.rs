@@ -142,6 +142,10 @@ impl Cluster {
                 self.started += 1;
                 assert!(alive.recordings.insert(active.recording.id.clone(), *active).is_none(), "started twice");
             }
+            Action::TakeUp(name) => match self.finished.iter().find(|finished| finished.id == name.recording) {
+                Some(finished) => self.memory.on_finished(finished.clone()),
+                None => self.memory.on_unknown(name.recording),
+            },
             Action::Update(active) => {
                 alive.recordings.insert(active.recording.id.clone(), *active);
             }

@@ -173,6 +173,11 @@ impl Reign {
                         env.send(Message::RecordingState(true));
                     }
                 }
+                // What the log knows is in this coordination store, which loses nothing, or it has ended.
+                Action::TakeUp(name) => match env.finished.iter().find(|done| done.id == name.recording) {
+                    Some(recording) => self.memory.on_finished(recording.clone()),
+                    None => self.memory.on_unknown(name.recording),
+                },
                 Action::Update(active) => {
                     let guard = revision(&active.recording.id)[0];
                     env.coordination.put_recording(env.now, self.fence, guard, *active);
