@@ -299,6 +299,7 @@ impl RoomState {
             self.finish();
             return Ok(());
         }
+        self.budget = self.budget.for_new_reader();
         let (log, spec, budget) = (self.ports.log.clone(), self.spec.clone(), self.budget.clone());
         let reading = reader::read(log, spec, fold.position(), budget, myself.clone(), self.generation);
         self.folding = Some(Folding {
@@ -648,6 +649,10 @@ impl RoomState {
     }
 
     fn report(&self) {
+        // Before the chain was read, who had the recording before knows more.
+        if self.folding.is_none() && self.committed.is_none() {
+            return;
+        }
         let (log_time, sfu_log_time) =
             self.folding.as_ref().map_or_else(Default::default, |folding| folding.fold.log_times());
         let header = self.committed.as_ref();
