@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use futures::StreamExt as _;
 
 use crate::usage::{Sample, Stopwatch};
@@ -16,7 +16,7 @@ pub async fn consume(url: &str, stream: &str, messages: u64, message_bytes: usiz
     let context = jetstream::ContextBuilder::new().timeout(Duration::from_secs(30)).build(client.clone());
     let stream = context.get_stream(stream).await.map_err(|e| anyhow::anyhow!("the stream: {e}"))?;
     let stopwatch = Stopwatch::start();
-    let consumer = stream
+    let mut consumer = stream
         .create_consumer(pull::Config {
             ack_policy: if ack { AckPolicy::Explicit } else { AckPolicy::None },
             max_ack_pending: if ack { 20_000 } else { 0 },
@@ -37,5 +37,20 @@ pub async fn consume(url: &str, stream: &str, messages: u64, message_bytes: usiz
         client.flush().await?;
     }
     let (cpu, wall) = stopwatch.read();
+    if ack {
+        let limit = Duration::from_secs(10);
+        tokio::time::timeout(limit, acknowledged(&mut consumer, messages)).await.context("not all was acknowledged")??;
+    }
     Ok(Sample { bytes, cpu, wall, ..Sample::default() })
+}
+
+/// Waits until the server has every acknowledgement.
+async fn acknowledged(consumer: &mut Consumer<pull::Config>, messages: u64) -> Result<()> {
+    loop {
+        let info = consumer.info().await?;
+        if info.ack_floor.consumer_sequence >= messages && info.num_ack_pending == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
