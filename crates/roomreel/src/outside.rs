@@ -24,22 +24,38 @@ use crate::settings::{ClusterArgs, CoordinationArgs, LogArgs, OutsideArgs, Store
 pub async fn connect(args: &OutsideArgs) -> anyhow::Result<Ports> {
     // One after the other, so that of several things that are not there the same one is named each time.
     let nats = nats(&args.log, &args.cluster).await?;
+    nats.ensure_streams().await?;
+    let nats = Arc::new(nats);
     let coordination = coordination(&args.coordination).await?;
     let store = args.store.open().await?;
     check_store(&*store).await?;
     Ok(Ports { log: nats.clone(), bus: nats, store, coordination })
 }
 
-/// Connects to the log alone: what a publisher needs.
+/// Connects to the log alone, and makes its streams where they are missing.
 ///
 /// # Errors
 /// As [`connect`].
 pub async fn log(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<(Arc<dyn RoomLog>, Arc<dyn Bus>)> {
     let nats = nats(args, cluster).await?;
+    nats.ensure_streams().await?;
+    let nats = Arc::new(nats);
     Ok((nats.clone(), nats))
 }
 
-async fn nats(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<Arc<Nats>> {
+/// Connects to the log as an SFU does: nothing is asked of JetStream's API, for which it has no permission.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn publishers_log(
+    args: &LogArgs,
+    cluster: &ClusterArgs,
+) -> anyhow::Result<(Arc<dyn RoomLog>, Arc<dyn Bus>)> {
+    let nats = Arc::new(nats(args, cluster).await?);
+    Ok((nats.clone(), nats))
+}
+
+async fn nats(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<Nats> {
     let config = NatsConfig {
         credentials_file: args.nats_credentials_file.clone(),
         user: args.nats_user.clone(),
@@ -51,9 +67,7 @@ async fn nats(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<Arc<Nats>
         max_age: args.log_max_age,
         ..NatsConfig::new(args.nats_url.join(","))
     };
-    let nats = Nats::connect(config).await.context("nats_url")?;
-    nats.ensure_streams().await?;
-    Ok(Arc::new(nats))
+    Nats::connect(config).await.context("nats_url")
 }
 
 /// Connects to the coordination store alone.

@@ -205,7 +205,7 @@ pub async fn run(args: &PublishArgs) -> anyhow::Result<()> {
     let source = args.room.open()?;
     let telemetry = telemetry::start(&args.telemetry, "publish", "info")?;
     let leaving = shutdown::token()?;
-    let (log, bus) = outside::log(&args.log, &args.cluster).await?;
+    let (log, bus) = outside::publishers_log(&args.log, &args.cluster).await?;
     let config = PublisherConfig::new(args.tenant.tenant.clone(), args.sfu.clone(), args.cluster.shards);
     let publisher = match args.spool.clone() {
         Some(dir) => {

@@ -170,24 +170,36 @@ pub struct IngestSettings {
     /// Most bytes of one room's log in memory.
     #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024 * 1024)]
     ingest_room_bytes: usize,
-    /// Most bytes of all rooms' logs in memory.
-    #[arg(long, value_name = "BYTES", default_value_t = 1024 * 1024 * 1024)]
-    ingest_node_bytes: usize,
+    /// Most bytes of all rooms' logs in memory; the process takes up to three times that. [default: 1 GiB, and at most
+    /// a third of the memory limit]
+    #[arg(long, value_name = "BYTES")]
+    ingest_node_bytes: Option<usize>,
 }
 
 impl IngestSettings {
     /// The node's configuration.
     #[must_use]
     pub fn config(&self, node: NodeId, drain_limit: Duration) -> IngestConfig {
+        let default = IngestConfig::new(node);
+        // A window that is being committed stands in memory beside the log it is made of, and what waits for a gap besides.
+        let third = memory_limit().map_or(usize::MAX, |limit| usize::try_from(limit / 3).unwrap_or(usize::MAX));
         IngestConfig {
             lease_ttl: self.ingest_lease,
             capacity: self.ingest_capacity,
             room_bytes: self.ingest_room_bytes,
-            node_bytes: self.ingest_node_bytes,
+            node_bytes: self.ingest_node_bytes.unwrap_or(default.node_bytes.min(third)),
             drain_limit,
-            ..IngestConfig::new(node)
+            ..default
         }
     }
+}
+
+/// The memory that this process's control group may take, bytes: a container's limit.
+fn memory_limit() -> Option<u64> {
+    // Version 2, then version 1 (which says "no limit" by a number beyond all memory).
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
 }
 
 /// Settings of the compositor role.
@@ -236,7 +248,7 @@ pub struct RecordingSettings {
     /// A recording that has ended and makes no progress for this long is given up.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     ending_limit: Duration,
-    /// Record every room that names no policy, from its first producer on.
+    /// Record every room that names no policy and in which somebody produces, from its creation on.
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true")]
     auto_record: bool,
     /// Who may start, stop and pause recordings of rooms that name no policy.
@@ -245,7 +257,8 @@ pub struct RecordingSettings {
     /// Who may download recordings of rooms that name no policy.
     #[arg(long, value_name = "WHO", default_value = "host")]
     who_can_download: Who,
-    /// Days until a recording of a room that names no policy is deleted. [default: kept]
+    /// Days for which a recording of a room that names no policy is to be kept: written in its documents for what deletes
+    /// recordings, roomreel deletes none. [default: for ever]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
     #[command(flatten)]

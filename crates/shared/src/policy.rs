@@ -79,7 +79,7 @@ pub struct Policy {
     pub record_video: bool,
     /// Store shared screens.
     pub record_screenshare: bool,
-    /// Days until the recording is deleted; `None`: kept.
+    /// Days for which the recording is to be kept, for what deletes recordings; `None`: for ever. roomreel deletes none.
     pub retention_days: Option<u32>,
     /// Tell the participants.
     pub notify_participants: bool,
