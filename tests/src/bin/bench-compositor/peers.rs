@@ -18,7 +18,9 @@ pub fn ffmpeg(clips: &Clips, count: usize, lines: usize, crf: u8, output: &Path)
     let (mut graph, mut video, mut audio, mut places) = (String::new(), String::new(), String::new(), Vec::new());
     for (at, tile) in tiles(count).into_iter().enumerate() {
         command.arg("-i").arg(clips.path(at, lines));
-        let _ = write!(graph, "[{at}:v]fps={FRAME_RATE},scale={}:{},setsar=1[v{at}];", tile.width, tile.height);
+        let (width, height) = kept(lines, tile.width, tile.height);
+        let crop = format!("crop={width}:{height}:0:0");
+        let _ = write!(graph, "[{at}:v]fps={FRAME_RATE},{crop},scale={}:{},setsar=1[v{at}];", tile.width, tile.height);
         let _ = write!(video, "[v{at}]");
         let _ = write!(audio, "[{at}:a]");
         places.push(format!("{}_{}", tile.x, tile.y));
@@ -33,6 +35,14 @@ pub fn ffmpeg(clips: &Clips, count: usize, lines: usize, crf: u8, output: &Path)
     command.args(["-c:v", "libx264", "-preset", PRESET, "-crf", &crf.to_string()]);
     command.args(["-c:a", "aac", "-b:a", "128k", "-ac", "2", "-movflags", "+faststart"]).arg(output);
     command
+}
+
+/// The part of a layer's picture that has the form of a tile: `scale` alone would stretch three in a row by 0.16 %, which no eye sees, but
+/// which costs 10 dB beside a picture that is not.
+fn kept(lines: usize, width: usize, height: usize) -> (usize, usize) {
+    let columns = lines * WIDTH / HEIGHT;
+    let (by_height, by_width) = (lines * width / height, columns * height / width);
+    if by_height <= columns { (by_height & !1, lines) } else { (columns, by_width & !1) }
 }
 
 /// Encodes another picture with the reference's settings.
