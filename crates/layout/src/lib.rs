@@ -131,7 +131,7 @@ impl Layout {
             Kind::SingleSpeaker => plan.single_speaker(),
             Kind::PictureInPicture => plan.picture_in_picture(),
             Kind::Regions(document) => {
-                arrangement.tiles = document.place(scene, width, height, &mut *memory);
+                arrangement.tiles = document.place(scene, width, height, &mut *memory, t);
             }
         }
         arrangement.tiles.sort_by_key(|tile| tile.z);

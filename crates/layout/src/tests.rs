@@ -264,6 +264,20 @@ fn regions_are_drawn_as_written() {
 }
 
 #[test]
+fn a_region_that_rotates_shows_everybody_in_turn() {
+    let layout =
+        named(r#"{"VideoLayout": {"row": {"max_columns": 3, "max_rows": 1, "reuse": "rotate"}}, "Trim": false}"#);
+    let mut memory = LayoutMemory::default();
+    let pages: Vec<BTreeSet<_>> = (0..4)
+        .map(|turn| layout.arrange(&room(7), 640, 360, &mut memory, PAGE * turn + Duration::from_secs(1)))
+        .map(|arrangement| shown(&arrangement).iter().map(|peer| (*peer).to_owned()).collect())
+        .collect();
+    assert!(pages.iter().all(|page| page.len() == 3), "{pages:?}");
+    assert_eq!(pages[..3].iter().flatten().collect::<BTreeSet<_>>().len(), 7);
+    assert_eq!(pages[3], pages[0]);
+}
+
+#[test]
 fn a_cell_that_is_not_reused_stays_empty() {
     let layout = named(r#"{"regions": {"all": {"max_columns": 2, "max_rows": 2, "reuse": "none"}}}"#);
     let mut memory = LayoutMemory::default();
@@ -394,7 +408,7 @@ proptest! {
         x in 0_u32..700, y in 0_u32..400, width in 0_u32..700, height in 0_u32..400,
         columns in 0_u32..2000, rows in 0_u32..2000,
         excluded in proptest::collection::vec(0_u32..30, 0..30),
-        reuse in proptest::sample::select(&["none", "show_oldest", "show_newest"][..]), count in 0_usize..40,
+        reuse in proptest::sample::select(&["none", "show_oldest", "show_newest", "rotate"][..]), count in 0_usize..40,
     ) {
         let text = serde_json::json!({"regions": {"r": {
             "x_pos": x, "y_pos": y, "width": width, "height": height, "max_columns": columns, "max_rows": rows,

@@ -6,16 +6,18 @@
 mod parse;
 mod pattern;
 
+use std::time::Duration;
+
 use roomreel_shared::id::PeerId;
 use roomreel_shared::policy::TrackKind;
 
 use self::pattern::Pattern;
-use super::Error;
 use super::arrangement::{Rect, Tile};
 use super::grid::{self, Metrics};
 use super::memory::LayoutMemory;
 use super::scene::{Scene, SourceId};
 use super::stage::{Dress, Shown};
+use super::{Error, PAGE};
 
 /// Most cells of one region, whatever the document allows.
 const MAX_CELLS: u32 = 400;
@@ -59,6 +61,8 @@ enum Reuse {
     ShowOldest,
     /// Those who came last.
     ShowNewest,
+    /// Everybody in turn, page by page.
+    Rotate,
 }
 
 impl Document {
@@ -114,7 +118,14 @@ impl Document {
         Ok(())
     }
 
-    pub(super) fn place(&self, scene: &Scene, width: u32, height: u32, memory: &mut LayoutMemory) -> Vec<Tile> {
+    pub(super) fn place(
+        &self,
+        scene: &Scene,
+        width: u32,
+        height: u32,
+        memory: &mut LayoutMemory,
+        t: Duration,
+    ) -> Vec<Tile> {
         let canvas = Rect::new(0, 0, width, height);
         let metrics = Metrics::of(width, height);
         let (from_width, from_height) = self.resolution.unwrap_or((width, height));
@@ -135,7 +146,7 @@ impl Document {
                 continue;
             }
             let wanted: Vec<_> = everything.iter().copied().filter(|shown| region.wants(*shown)).collect();
-            for (shown, cell) in region.assign(&wanted, area, metrics, memory) {
+            for (shown, cell) in region.assign(&wanted, area, metrics, memory, t) {
                 if !cell.is_empty() {
                     let radius = if cell == canvas { 0 } else { metrics.radius.min(cell.width / 16) };
                     tiles.push(shown.tile(scene, cell, Dress { z: region.z, radius, ring: cell != canvas }));
@@ -193,6 +204,7 @@ impl Region {
         area: Rect,
         metrics: Metrics,
         memory: &mut LayoutMemory,
+        t: Duration,
     ) -> Vec<(Shown<'a>, Rect)> {
         if self.reuse == Reuse::None {
             let spent = memory.spent.entry(self.name.clone()).or_default();
@@ -207,8 +219,15 @@ impl Region {
             return spent.iter().zip(cells).filter_map(|(source, cell)| Some((here(source)?, cell))).collect();
         }
         let cells = self.cells(area, wanted.len(), metrics);
+        let more = wanted.len().saturating_sub(cells.len());
         let first = match self.reuse {
-            Reuse::ShowNewest => wanted.len().saturating_sub(cells.len()),
+            Reuse::ShowNewest => more,
+            Reuse::Rotate => {
+                let pages = wanted.len().div_ceil(cells.len().max(1)).max(1) as u128;
+                let page = t.as_nanos() / PAGE.as_nanos() % pages;
+                // The last page is as full as the others.
+                (page as usize * cells.len()).min(more)
+            }
             Reuse::None | Reuse::ShowOldest => 0,
         };
         wanted[first..].iter().copied().zip(cells).collect()

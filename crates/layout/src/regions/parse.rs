@@ -19,6 +19,14 @@ const MAX_SIDE: u32 = 4096;
 
 const DOCUMENT_FIELDS: [&str; 6] =
     ["regions", "video_layout", "audio_sources", "audio_sources_excluded", "trim", "resolution"];
+/// Names of a request's parameters, and the fields they are.
+const PARAMETERS: [(&str, &str); 5] = [
+    ("VideoLayout", "video_layout"),
+    ("AudioSources", "audio_sources"),
+    ("AudioSourcesExcluded", "audio_sources_excluded"),
+    ("Trim", "trim"),
+    ("Resolution", "resolution"),
+];
 const REGION_FIELDS: [&str; 11] = [
     "x_pos",
     "y_pos",
@@ -41,24 +49,31 @@ pub(super) fn document(text: &str) -> Result<Document, Error> {
         Ok(value) => value,
         Err(error) => return refuse("layout", format!("this is not JSON: {error}")),
     };
-    let Value::Object(fields) = &value else {
+    let Value::Object(mut fields) = value else {
         return refuse("layout", "a region document is a JSON object".to_owned());
     };
+    // Who writes Twilio's requests by hand knows the fields by the names of their parameters.
+    for (parameter, field) in PARAMETERS {
+        if !fields.contains_key(field)
+            && let Some(value) = fields.remove(parameter)
+        {
+            fields.insert(field.to_owned(), value);
+        }
+    }
+    let fields = &fields;
     // The value of Twilio's `VideoLayout` is the regions alone.
     let is_bare = !fields.is_empty() && !fields.keys().any(|name| DOCUMENT_FIELDS.contains(&name.as_str()));
     let none = Map::new();
     let fields_of_document = Fields { path: String::new(), fields: if is_bare { &none } else { fields } };
     fields_of_document.known(&DOCUMENT_FIELDS)?;
-    let regions = match (is_bare, fields.get("regions"), fields.get("video_layout")) {
-        (true, ..) => &value,
-        (false, Some(_), Some(_)) => {
+    let regions = match (fields.get("regions"), fields.get("video_layout")) {
+        _ if is_bare => fields,
+        (Some(_), Some(_)) => {
             return refuse("video_layout", "it says the same as `regions`; give one of them".to_owned());
         }
-        (false, Some(regions), None) | (false, None, Some(regions)) => regions,
-        (false, None, None) => return refuse("regions", "it is missing; give at least one region".to_owned()),
-    };
-    let Value::Object(regions) = regions else {
-        return refuse("regions", "it is not an object of regions by name".to_owned());
+        (Some(Value::Object(regions)), None) | (None, Some(Value::Object(regions))) => regions,
+        (None, None) => return refuse("regions", "it is missing; give at least one region".to_owned()),
+        _ => return refuse("regions", "it is not an object of regions by name".to_owned()),
     };
     if regions.is_empty() || regions.len() > MAX_REGIONS {
         return refuse("regions", format!("{} regions; give 1 to {MAX_REGIONS}", regions.len()));
@@ -177,9 +192,11 @@ impl Fields<'_> {
             Some(Value::String(text)) if text == "none" => Ok(Reuse::None),
             Some(Value::String(text)) if text == "show_oldest" => Ok(Reuse::ShowOldest),
             Some(Value::String(text)) if text == "show_newest" => Ok(Reuse::ShowNewest),
-            Some(other) => {
-                refuse(&self.path("reuse"), format!("{} is not `none`, `show_oldest` or `show_newest`", shown(other)))
-            }
+            Some(Value::String(text)) if text == "rotate" => Ok(Reuse::Rotate),
+            Some(other) => refuse(
+                &self.path("reuse"),
+                format!("{} is not `none`, `show_oldest`, `show_newest` or `rotate`", shown(other)),
+            ),
         }
     }
 
