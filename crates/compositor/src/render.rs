@@ -481,6 +481,8 @@ impl RenderCore {
         let room_start = start.offset_micros(-(self.from.as_micros() as i64));
         let mut t = room_start;
         while t < until {
+            // There may be hours of it.
+            witness::moved();
             self.room.advance(t);
             self.change_layout();
             let scene = self.room.state().scene(|_| Activity::default());

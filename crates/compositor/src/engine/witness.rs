@@ -36,6 +36,13 @@ pub(crate) fn at(track: &TrackKey, time: RoomTime) {
     }
 }
 
+/// What is worked on is the same, and it moves.
+pub(crate) fn moved() {
+    if let Some(witness) = WITNESS.get() {
+        witness.moved();
+    }
+}
+
 /// From now on no track is.
 pub(crate) fn done() {
     if let Some(witness) = WITNESS.get() {
@@ -64,8 +71,17 @@ impl Witness {
         let _ = WITNESS.set(self);
     }
 
+    fn count(&self) -> u32 {
+        self.writes.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    fn moved(&self) {
+        // Where it cannot be written, it seems to stand still.
+        let _ = self.page.write_at(&self.count().to_le_bytes(), 0);
+    }
+
     fn at(&self, place: Option<(&TrackKey, RoomTime)>) {
-        let count = self.writes.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let count = self.count();
         // Where it cannot be written, an older place stands there: somebody else may be blamed, and hardly twice.
         let _ = self.page.write_at(&encode(count, place), 0);
         #[cfg(debug_assertions)]
@@ -130,9 +146,13 @@ mod tests {
         let witness = Witness::new(page.try_clone().expect("another handle"));
         let time = RoomTime::from_micros(1_700_000_000_123_456);
         witness.at(Some((&key, time)));
-        assert_eq!(read(&page), (1, Some(Place { track: key, time })));
+        assert_eq!(read(&page), (1, Some(Place { track: key.clone(), time })));
+        witness.moved();
+        assert_eq!(read(&page), (2, Some(Place { track: key, time })));
         witness.at(None);
-        assert_eq!(read(&page), (2, None));
+        assert_eq!(read(&page), (3, None));
+        witness.moved();
+        assert_eq!(read(&page), (4, None));
         for nonsense in [&[0xff; PAGE_BYTES][..], &[1; 5], &[0; 40]] {
             page.write_at(nonsense, 0).expect("it can be written");
             assert_eq!(read(&page).1, None);

@@ -17,6 +17,7 @@ use super::intake::{Intake, IntakeQuality};
 use crate::decode::{Error, VideoDecoder};
 use crate::depacketize::CodedPicture;
 use crate::depacketize::reorder::Reorder;
+use crate::engine::witness;
 use crate::frame::Picture;
 use crate::timeline::clock::ParticipantClock;
 
@@ -281,6 +282,8 @@ impl VideoTrack {
     fn decode(&mut self) {
         let Some(layer) = self.current.and_then(|ssrc| self.layers.get_mut(&ssrc)) else { return };
         while let Some(waiting) = layer.pop() {
+            // There may be hundreds of large ones to catch up with.
+            witness::moved();
             let Some(codec) = self.producer.codec(waiting.payload_type).map(|parameters| &parameters.codec) else {
                 continue;
             };
