@@ -29,7 +29,7 @@ use crate::paint::{self, Painter};
 use crate::slice_schedule::{DueSlice, REORDER_ALLOWANCE, SliceSchedule};
 use crate::timeline::clock::ParticipantClock;
 use crate::timeline::room::{Activity, RoomTimeline};
-use crate::track::{AudioTrack, VideoTrack, announced};
+use crate::track::{AudioTrack, VideoTrack, announced, has_ended};
 
 mod views;
 
@@ -46,6 +46,8 @@ const SOUND_WARM_UP_SAMPLES: i64 = 48_000;
 pub const WARM_UP: Duration = Duration::from_secs(32);
 /// Before that, the stage is told by events alone, at this pace.
 const STAGE_STEP_US: i64 = 500_000;
+/// And tracks that have ended are forgotten at this one, a multiple of it.
+const STAGE_CLEANING_US: i64 = 300_000_000;
 /// Most frames that are decoded in a row, track by track, before they are drawn: a decoder then finds its pictures, tables and code
 /// in the processor's caches. That takes a tenth off the decoding of 25 tracks of 720 lines; more than eight gain another fiftieth.
 const FRAMES_AT_ONCE: usize = 8;
@@ -276,7 +278,7 @@ impl RenderCore {
     pub fn quality(&self) -> RenderQuality {
         let mut quality = self.quality.clone();
         for (key, track) in &self.tracks {
-            quality.tracks.insert(key.clone(), track.quality());
+            quality.tell(key.clone(), track.quality());
             track.complaint(key).into_iter().for_each(|note| quality.note(note));
         }
         quality
@@ -360,13 +362,17 @@ impl RenderCore {
             if is_known || self.banned.contains(&key) || self.tracks.len() >= MAX_TRACKS {
                 continue;
             }
+            // What comes late of a track that has been forgotten brings it back to nobody.
+            if self.room.state().track(&key).is_none() && has_ended(window, &key) {
+                continue;
+            }
             let media = if producer.is_audio {
                 TrackMedia::Audio(Box::new(AudioTrack::new(producer.clone(), start, self.samples)))
             } else {
                 TrackMedia::Video(Box::new(VideoTrack::new(producer.clone())))
             };
             if let Some(replaced) = self.tracks.insert(key.clone(), Track { producer, media }) {
-                self.quality.tracks.insert(key, replaced.quality());
+                self.quality.tell(key, replaced.quality());
             }
         }
     }
@@ -484,6 +490,9 @@ impl RenderCore {
             // There may be hours of it.
             witness::moved();
             self.room.advance(t);
+            if t.micros_since(room_start) % STAGE_CLEANING_US == 0 {
+                self.forget_ended();
+            }
             self.change_layout();
             let scene = self.room.state().scene(|_| Activity::default());
             let offset = t.saturating_since(room_start);
@@ -590,8 +599,9 @@ impl RenderCore {
         let ended = |key: &TrackKey| state.track(key).is_some_and(|track| track.closed);
         for (key, track) in self.tracks.extract_if(.., |key, _| ended(key)) {
             track.complaint(&key).into_iter().for_each(|note| self.quality.note(note));
-            self.quality.tracks.insert(key, track.quality());
+            self.quality.tell(key, track.quality());
         }
+        self.room.forget_closed();
         let tracks = &self.tracks;
         self.mixer.retain(|key| tracks.contains_key(key));
         self.meters.retain(|peer, _| tracks.values().any(|track| track.producer.peer == *peer));

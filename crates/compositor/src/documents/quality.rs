@@ -12,6 +12,8 @@ use crate::track::{AudioQuality, VideoQuality};
 
 /// Most notes of one render.
 const MAX_NOTES: usize = 100;
+/// Most tracks of one render that are told of.
+const MAX_TOLD: usize = 10_000;
 
 /// What the windows say of one track.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,6 +87,32 @@ pub struct RenderQuality {
 impl RenderQuality {
     pub(crate) fn new(composite: CompositeId) -> Self {
         Self { composite, first_slice: 0, slices: 0, tracks: BTreeMap::new(), notes: Vec::new() }
+    }
+
+    /// Says how a track fared.
+    pub(crate) fn tell(&mut self, key: TrackKey, quality: TrackQuality) {
+        if self.tracks.len() < MAX_TOLD || self.tracks.contains_key(&key) {
+            self.tracks.insert(key, quality);
+        } else {
+            self.note(format!("there were more than {MAX_TOLD} tracks; the figures of others are left out"));
+        }
+    }
+
+    /// The same, of tracks alone that fared otherwise than `told`.
+    pub(crate) fn news(&self, told: &BTreeMap<TrackKey, TrackQuality>) -> Self {
+        let is_news = |(key, quality): &(&TrackKey, &TrackQuality)| told.get(key) != Some(quality);
+        let tracks = self.tracks.iter().filter(is_news).map(|(key, quality)| (key.clone(), *quality)).collect();
+        Self { tracks, ..self.clone() }
+    }
+
+    /// Takes [`Self::news`]; those of another process stand for themselves.
+    pub(crate) fn follow(&mut self, news: Self) {
+        let known = std::mem::replace(self, Self { tracks: BTreeMap::new(), notes: Vec::new(), ..news.clone() });
+        if known.first_slice == news.first_slice {
+            self.tracks = known.tracks;
+        }
+        news.tracks.into_iter().for_each(|(key, quality)| self.tell(key, quality));
+        news.notes.into_iter().for_each(|note| self.note(note));
     }
 
     /// Says something once.

@@ -169,7 +169,8 @@ impl Child {
         }
         self.slice += u64::from(slice.is_some());
         self.next = rendered.next;
-        self.quality = Some(rendered.quality());
+        let news = rendered.quality();
+        self.quality.get_or_insert_with(|| RenderQuality::new(news.composite.clone())).follow(news);
         Ok(slice)
     }
 

@@ -1,15 +1,17 @@
 //! The process in which a render's media is decoded, drawn and encoded, or its files are made: reads requests, answers them, ends when its supervisor does.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use bytes::Bytes;
-use roomreel_shared::window::Window;
+use roomreel_shared::window::{TrackKey, Window};
 
 use super::wire::{self, Due, Hello, Kind, Ready, Rendered, Start};
 use super::witness::Witness;
 use super::{Jail, jail};
+use crate::documents::quality::TrackQuality;
 use crate::outputs;
 use crate::paint;
 use crate::render::RenderCore;
@@ -96,10 +98,11 @@ fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::
     };
     let ready = Ready { sps: video.sps.to_vec(), pps: video.pps.to_vec(), specific: audio.specific.to_vec() };
     wire::write_text(to, Kind::Ready, &ready)?;
+    let mut told = BTreeMap::new();
     while let Some((kind, content)) = wire::read(from)? {
         match kind {
             Kind::Window => window(&mut core, content, to)?,
-            Kind::Next => next(&mut core, to)?,
+            Kind::Next => next(&mut core, &mut told, to)?,
             _ => return Err(wire::invalid("an answer in place of a request")),
         }
     }
@@ -117,12 +120,15 @@ fn window(core: &mut RenderCore, object: Bytes, to: &mut impl Write) -> io::Resu
     }
 }
 
-fn next(core: &mut RenderCore, to: &mut impl Write) -> io::Result<()> {
+/// Renders a slice. `told` is what has been said of the tracks.
+fn next(core: &mut RenderCore, told: &mut BTreeMap<TrackKey, TrackQuality>, to: &mut impl Write) -> io::Result<()> {
     let slice = match core.next_slice() {
         Ok(slice) => slice,
         Err(error) => return failed(to, &error),
     };
-    wire::write_text(to, Kind::Rendered, &Rendered::new(slice.is_some(), core.next_number(), core.quality()))?;
+    let quality = core.quality();
+    wire::write_text(to, Kind::Rendered, &Rendered::new(slice.is_some(), core.next_number(), quality.news(told)))?;
+    *told = quality.tracks;
     slice.map_or(Ok(()), |slice| wire::write(to, Kind::Slice, &wire::encode_slice(&slice.encoded)))
 }
 

@@ -5,4 +5,5 @@
 
 pub mod clock;
 pub mod log_clock;
+pub(crate) mod presence;
 pub mod room;

@@ -12,6 +12,7 @@ use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
 
 use super::log_clock::LogClock;
+use super::presence::Presence;
 use crate::layout::{Camera, Microphone, Participant, Scene, Screenshare, SourceId};
 
 /// Most participants and tracks that are kept; a room with more is an attack.
@@ -50,8 +51,8 @@ impl Track {
 #[derive(Debug, Clone)]
 struct Peer {
     display_name: String,
-    present: bool,
-    /// Counts participants as they joined.
+    presence: Presence,
+    /// Counts participants as they joined, and as they left.
     order: u64,
 }
 
@@ -87,35 +88,56 @@ impl RoomState {
         self.counter
     }
 
-    fn join(&mut self, peer: &PeerId, display_name: &str) {
-        let order = self.next_order();
-        let is_full = self.peers.len() >= MAX_PARTICIPANTS;
-        match self.peers.get_mut(peer) {
-            Some(known) => {
-                if !known.present {
-                    known.order = order;
-                }
-                known.present = true;
-                if !display_name.is_empty() {
-                    display_name.clone_into(&mut known.display_name);
-                }
-            }
-            None if !is_full => {
-                let name = if display_name.is_empty() { peer.as_str() } else { display_name };
-                self.peers.insert(peer.clone(), Peer { display_name: name.to_owned(), present: true, order });
-            }
-            None => {}
+    fn join(&mut self, sfu: &SfuId, peer: &PeerId, display_name: &str) {
+        if !self.peers.contains_key(peer) && !self.has_room() {
+            return;
         }
+        let order = self.next_order();
+        let name = || if display_name.is_empty() { peer.to_string() } else { display_name.to_owned() };
+        let known = self.peers.entry(peer.clone()).or_insert_with(|| Peer {
+            display_name: name(),
+            presence: Presence::default(),
+            order,
+        });
+        if !known.presence.is_here() {
+            known.order = order;
+        }
+        known.presence.enter(sfu);
+        if !display_name.is_empty() {
+            display_name.clone_into(&mut known.display_name);
+        }
+    }
+
+    fn leave(&mut self, sfu: &SfuId, peer: &PeerId) {
+        let order = self.next_order();
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.presence.leave(sfu);
+            if !known.presence.is_here() {
+                known.order = order;
+                self.active_speaker.take_if(|speaker| speaker == peer);
+            }
+        }
+        for (key, track) in &mut self.tracks {
+            track.closed |= track.producer.peer == *peer && key.sfu == *sfu;
+        }
+    }
+
+    /// Whether there is room for another participant: whoever has been away for the longest is forgotten for it.
+    fn has_room(&mut self) -> bool {
+        if self.peers.len() < MAX_PARTICIPANTS {
+            return true;
+        }
+        let away = self.peers.iter().filter(|(_, peer)| !peer.presence.is_here());
+        let longest = away.min_by_key(|(_, peer)| peer.order).map(|(id, _)| id.clone());
+        longest.is_some_and(|peer| self.peers.remove(&peer).is_some())
     }
 
     fn create_track(&mut self, key: TrackKey, producer: &Producer) {
         if self.tracks.len() >= MAX_TRACKS && !self.tracks.contains_key(&key) {
             return;
         }
-        // A track whose participant was never announced still is somebody's.
-        if !self.peers.get(&producer.peer).is_some_and(|peer| peer.present) {
-            self.join(&producer.peer, "");
-        }
+        // A track whose participant was never announced still is somebody's; and who sends is here.
+        self.join(&key.sfu, &producer.peer, "");
         let order = self.next_order();
         self.tracks.insert(key, Track { producer: producer.clone(), closed: false, paused: false, order });
     }
@@ -124,15 +146,15 @@ impl RoomState {
     fn apply(&mut self, sfu: Option<&SfuId>, kind: &EventKind, composite: &CompositeId) {
         let track = |track: &_| sfu.map(|sfu| TrackKey { sfu: sfu.clone(), track: Clone::clone(track) });
         match kind {
-            EventKind::PeerJoined { peer, display_name, .. } => self.join(peer, display_name),
+            EventKind::PeerJoined { peer, display_name, .. } => {
+                if let Some(sfu) = sfu {
+                    self.join(sfu, peer, display_name);
+                }
+            }
             EventKind::PeerLeft { peer, .. } => {
-                if let Some(known) = self.peers.get_mut(peer) {
-                    known.present = false;
+                if let Some(sfu) = sfu {
+                    self.leave(sfu, peer);
                 }
-                for (key, track) in &mut self.tracks {
-                    track.closed |= track.producer.peer == *peer && Some(&key.sfu) == sfu;
-                }
-                self.active_speaker.take_if(|speaker| speaker == peer);
             }
             EventKind::ProducerCreated(producer) => {
                 if let Some(key) = track(&producer.track) {
@@ -144,7 +166,7 @@ impl RoomState {
             EventKind::ProducerResumed { track: id } => self.change_track(track(id), |track| track.paused = false),
             EventKind::ActiveSpeaker { peer, .. } => self.active_speaker.clone_from(peer),
             EventKind::RoomClosed { .. } => {
-                self.peers.values_mut().for_each(|peer| peer.present = false);
+                self.peers.values_mut().for_each(|peer| peer.presence = Presence::default());
                 self.tracks.values_mut().for_each(|track| track.closed = true);
             }
             EventKind::RecordingPaused { .. } => self.paused = true,
@@ -216,7 +238,7 @@ impl RoomState {
         if self.paused {
             return Scene::default();
         }
-        let mut present: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.present).collect();
+        let mut present: Vec<_> = self.peers.iter().filter(|(_, peer)| peer.presence.is_here()).collect();
         present.sort_by_key(|(_, peer)| peer.order);
         let live = |peer: &PeerId, wanted: &dyn Fn(&Track) -> bool| {
             self.tracks.values().any(|track| track.producer.peer == *peer && track.is_live() && wanted(track))
@@ -224,7 +246,7 @@ impl RoomState {
         // A screen that an SFU shows as a peer of its own is a tile of its owner's, not a person.
         let owner = |peer: &PeerId| {
             let owner = peer.as_str().strip_prefix(SCREENSHARE_PEER_PREFIX)?;
-            PeerId::new(owner).ok().filter(|owner| self.peers.get(owner).is_some_and(|owner| owner.present))
+            PeerId::new(owner).ok().filter(|owner| self.peers.get(owner).is_some_and(|owner| owner.presence.is_here()))
         };
         let is_person = |peer: &PeerId| {
             !peer.as_str().starts_with(SCREENSHARE_PEER_PREFIX)
@@ -324,6 +346,11 @@ impl RoomTimeline {
         &self.state
     }
 
+    /// Lets go of tracks that have been closed.
+    pub fn forget_closed(&mut self) {
+        self.state.tracks.retain(|_, track| !track.closed);
+    }
+
     /// Whether [`Self::advance`] to `time` would change the state.
     #[must_use]
     pub fn changes_by(&self, time: RoomTime) -> bool {
@@ -350,12 +377,15 @@ impl RoomState {
         let mut participants: Vec<_> = carry.participants.iter().collect();
         participants.sort_by_key(|participant| participant.joined_us);
         for participant in participants {
-            let Ok(peer) = PeerId::new(participant.peer_id.clone()) else { continue };
+            let ids = (PeerId::new(participant.peer_id.clone()), SfuId::new(participant.sfu_id.clone()));
+            let (Ok(peer), Ok(sfu)) = ids else { continue };
             let joins =
                 happened(&|kind, _| matches!(kind, EventKind::PeerJoined { peer: joined, .. } if *joined == peer));
-            let leaves = happened(&|kind, _| matches!(kind, EventKind::PeerLeft { peer: left, .. } if *left == peer));
+            let leaves = happened(
+                &|kind, writer| matches!(kind, EventKind::PeerLeft { peer: left, .. } if *left == peer && writer == sfu.as_str()),
+            );
             if !joins && (participant.present || leaves) {
-                self.join(&peer, &participant.display_name);
+                self.join(&sfu, &peer, &participant.display_name);
             }
         }
         for track in &carry.tracks {
@@ -382,8 +412,9 @@ impl RoomState {
                 .map(|stored| &stored.event.kind)
                 .collect();
             let is_kind = |wanted: fn(&EventKind) -> bool| own.iter().any(|kind| wanted(kind));
-            let peer_left =
-                happened(&|kind, _| matches!(kind, EventKind::PeerLeft { peer, .. } if *peer == producer.peer));
+            let peer_left = happened(
+                &|kind, writer| matches!(kind, EventKind::PeerLeft { peer, .. } if *peer == producer.peer && writer == sfu.as_str()),
+            );
             let closes = is_kind(|kind| matches!(kind, EventKind::ProducerClosed { .. })) || peer_left;
             if is_kind(|kind| matches!(kind, EventKind::ProducerCreated(_))) || (track.closed && !closes) {
                 continue;
@@ -493,6 +524,50 @@ mod tests {
         step(produced("amara", "a3", TrackKind::Video), "bjorn+cam+muted+hidden, AMARA+cam+muted");
         step(EventKind::RoomClosed { reason: String::new() }, "");
         assert_eq!(state.layout(), Some("speaker"));
+    }
+
+    #[test]
+    fn who_changes_to_another_sfu_stays() {
+        let [old, new] = ["old", "new"].map(|id| SfuId::new(id).expect("valid"));
+        let composite = CompositeId::new("grid").expect("valid");
+        let left = || EventKind::PeerLeft { peer: peer("amara"), reason: String::new() };
+        let mut state = RoomState::default();
+        for (sfu, kind, expected) in [
+            (&old, joined("amara"), "AMARA+muted"),
+            (&old, produced("amara", "v", TrackKind::Video), "AMARA+cam+muted"),
+            (&new, joined("amara"), "AMARA+cam+muted"),
+            (&new, produced("amara", "a", TrackKind::Audio), "AMARA+cam"),
+            (&old, left(), "AMARA"),
+            (&new, left(), ""),
+        ] {
+            state.apply(Some(sfu), &kind, &composite);
+            assert_eq!(told(&state), expected, "after {kind:?} of {sfu}");
+        }
+    }
+
+    #[test]
+    fn a_room_in_which_many_come_and_go_has_room_for_more() {
+        let sfu = SfuId::new("sfu").expect("valid");
+        let composite = CompositeId::new("grid").expect("valid");
+        let mut room = RoomTimeline::new(composite.clone());
+        for number in 0..2 * MAX_TRACKS {
+            let (id, track_id) = (format!("p{}", number / 2), format!("t{number}"));
+            for kind in [
+                joined(&id),
+                produced(&id, &track_id, TrackKind::Video),
+                EventKind::ProducerClosed { track: track(&track_id), reason: String::new() },
+                EventKind::PeerLeft { peer: peer(&id), reason: String::new() },
+            ] {
+                room.state.apply(Some(&sfu), &kind, &composite);
+            }
+            if number % 100 == 0 {
+                room.forget_closed();
+            }
+        }
+        assert!(room.state.peers.len() <= MAX_PARTICIPANTS && room.state.tracks.len() <= 100);
+        room.state.apply(Some(&sfu), &joined("amara"), &composite);
+        room.state.apply(Some(&sfu), &produced("amara", "v", TrackKind::Video), &composite);
+        assert_eq!(told(&room.state), "AMARA+cam+muted");
     }
 
     #[test]
