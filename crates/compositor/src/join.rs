@@ -181,11 +181,11 @@ impl Joiner {
         }
     }
 
-    /// Adds the next slice. The answer is a part that is ready, if there is one.
+    /// Adds the next slice. The answer is the parts that are ready.
     ///
     /// # Errors
     /// [`OutOfOrder`]; the slice is not taken.
-    pub fn push(&mut self, slice: &EncodedSlice) -> Result<Option<Part>, OutOfOrder> {
+    pub fn push(&mut self, slice: &EncodedSlice) -> Result<Vec<Part>, OutOfOrder> {
         if slice.number != self.expected {
             return Err(OutOfOrder { number: slice.number, expected: self.expected });
         }
@@ -194,7 +194,7 @@ impl Joiner {
             append(&mut self.parts, table, &slice.video);
         }
         append(&mut self.parts, &mut self.audio.1, &slice.audio);
-        Ok(self.parts.pop())
+        Ok(std::iter::from_fn(|| self.parts.pop()).collect())
     }
 
     /// The same file, of which parts 2, 3, … have been uploaded that are so long.
@@ -330,10 +330,22 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_of_several_parts_leaves_none_behind() {
+        let sample = Sample { data: vec![7; 3 << 20].into(), pts: 0, dts: 0, duration: 1000, key: true };
+        let mut joiner = joiner();
+        for number in 0..4 {
+            let slice = EncodedSlice { number, video: vec![sample.clone(); 12], ..EncodedSlice::default() };
+            let parts = joiner.push(&slice).expect("in order");
+            assert!(parts.len() > 1 && joiner.parts.ready.is_empty());
+            assert!(joiner.parts.held() < 3 * MIN_PART_BYTES, "{} bytes are held", joiner.parts.held());
+        }
+    }
+
+    #[test]
     fn whoever_takes_over_uploads_what_is_missing_and_reads_little_else() {
         let slices = slices();
         let mut whole = joiner();
-        let parts: Vec<_> = slices.iter().filter_map(|slice| whole.push(slice).expect("in order")).collect();
+        let parts: Vec<_> = slices.iter().flat_map(|slice| whole.push(slice).expect("in order")).collect();
         let Remainder::Parts(rest) = whole.finish(None) else { panic!("there are parts") };
         assert!(parts.len() >= 5);
         for known in 0..=parts.len() {

@@ -115,9 +115,7 @@ impl Joined {
 
     /// Takes the next slice.
     pub(super) async fn push(&mut self, store: &Arc<dyn ObjectStore>, slice: &EncodedSlice) -> Result<(), Error> {
-        if let Some(part) = self.joiner.push(slice)? {
-            self.upload.push(part);
-        }
+        self.joiner.push(slice)?.into_iter().for_each(|part| self.upload.push(part));
         if self.joiner.fits() {
             return self.flush(store).await;
         }
