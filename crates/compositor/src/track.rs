@@ -11,7 +11,7 @@ mod intake;
 pub(crate) mod tests_support;
 mod video;
 
-pub(crate) use announced::announced;
+pub(crate) use announced::{announced, has_ended};
 pub(crate) use assemble::Assembler;
 pub use audio::{AudioQuality, AudioTrack};
 pub(crate) use intake::Intake;

@@ -124,7 +124,9 @@ impl Roster {
                 self.participants.insert(peer.clone(), participant);
             }
             EventKind::PeerLeft { peer, .. } => {
-                if let Some(participant) = self.participants.get_mut(peer) {
+                // Who has joined at another SFU since is there.
+                let here = |participant: &&mut wire::ParticipantState| participant.sfu_id == sfu.as_str();
+                if let Some(participant) = self.participants.get_mut(peer).filter(here) {
                     participant.present = false;
                     participant.left_us = time.as_micros();
                 }
@@ -226,4 +228,28 @@ pub(crate) fn track_of(writer: &Writer, kind: &EventKind) -> Option<TrackKey> {
         _ => return None,
     };
     Some(TrackKey { sfu: writer.sfu()?.clone(), track: track.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_changes_to_another_sfu_stays() {
+        let peer = || PeerId::new("amara").expect("valid");
+        let [old, new] = ["old", "new"].map(|id| SfuId::new(id).expect("valid"));
+        let joined = EventKind::PeerJoined {
+            peer: peer(),
+            display_name: "Amara".to_owned(),
+            is_host: false,
+            is_co_host: false,
+            is_panelist: false,
+        };
+        let left = EventKind::PeerLeft { peer: peer(), reason: String::new() };
+        let mut roster = Roster::new(Policy::default());
+        for (sfu, kind, is_present) in [(&old, &joined, true), (&new, &joined, true), (&old, &left, true), (&new, &left, false)] {
+            roster.on_sfu_event(sfu, RoomTime::from_micros(7), kind);
+            assert_eq!(roster.participants[&peer()].present, is_present, "after {kind:?} of {sfu}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
 
 use crate::timeline::log_clock::LogClock;
+use crate::timeline::presence::Presence;
 use metadata::{Metadata, Participant, RecordingFacts, Room, Track};
 use quality::{Quality, RenderQuality, StoredQuality};
 use timeline::{Entry, Timeline};
@@ -35,6 +36,8 @@ pub struct Documents {
     seen: RoomTime,
     room: Room,
     participants: BTreeMap<PeerId, Participant>,
+    /// Where they are.
+    presence: BTreeMap<PeerId, Presence>,
     producers: BTreeMap<TrackKey, Producer>,
     timeline: Timeline,
     stored: BTreeMap<TrackKey, StoredQuality>,
@@ -59,6 +62,7 @@ impl Documents {
             start: None,
             seen: RoomTime::default(),
             participants: BTreeMap::new(),
+            presence: BTreeMap::new(),
             producers: BTreeMap::new(),
             timeline: Timeline::default(),
             stored: BTreeMap::new(),
@@ -113,10 +117,11 @@ impl Documents {
             self.room.host_id = Some(carry.host_id.clone());
         }
         for state in &carry.participants {
-            let Ok(peer) = PeerId::new(state.peer_id.clone()) else { continue };
+            let ids = (PeerId::new(state.peer_id.clone()), SfuId::new(state.sfu_id.clone()));
+            let (Ok(peer), Ok(sfu)) = ids else { continue };
             if state.joined_us < start.as_micros() {
                 let flags = (state.is_host, state.is_co_host, state.is_panelist);
-                self.join(peer, &state.display_name, flags, 0);
+                self.join(&sfu, peer, &state.display_name, flags, 0);
             }
         }
         for state in &carry.tracks {
@@ -131,10 +136,18 @@ impl Documents {
         }
     }
 
-    fn join(&mut self, peer: PeerId, display_name: &str, (host, co_host, panelist): (bool, bool, bool), at: i64) {
+    fn join(
+        &mut self,
+        sfu: &SfuId,
+        peer: PeerId,
+        display_name: &str,
+        (host, co_host, panelist): (bool, bool, bool),
+        at: i64,
+    ) {
         if self.participants.len() >= MAX_LISTED && !self.participants.contains_key(&peer) {
             return;
         }
+        self.presence.entry(peer.clone()).or_default().enter(sfu);
         let id = peer.to_string();
         let participant = self.participants.entry(peer).or_insert_with(|| Participant::new(id, at));
         if !display_name.is_empty() {
@@ -148,12 +161,27 @@ impl Documents {
         }
     }
 
+    /// Who changes to another SFU leaves the old one with what they sent there alone.
+    fn leave(&mut self, sfu: &SfuId, peer: &PeerId, at: i64) {
+        let (Some(presence), Some(participant)) = (self.presence.get_mut(peer), self.participants.get_mut(peer)) else {
+            return;
+        };
+        presence.leave(sfu);
+        if !presence.is_here() {
+            participant.left_ms = Some(at);
+        }
+        for track in participant.tracks.iter_mut().filter(|track| track.sfu_id == sfu.as_str()) {
+            track.closed_ms = track.closed_ms.or(Some(at));
+        }
+    }
+
     fn add_track(&mut self, key: TrackKey, producer: &Producer, at: i64) {
         if self.producers.len() >= MAX_LISTED {
             return;
         }
-        if !self.participants.contains_key(&producer.peer) {
-            self.join(producer.peer.clone(), "", (false, false, false), at);
+        match self.presence.get_mut(&producer.peer) {
+            Some(presence) => presence.enter(&key.sfu),
+            None => self.join(&key.sfu, producer.peer.clone(), "", (false, false, false), at),
         }
         if let Some(participant) = self.participants.get_mut(&producer.peer) {
             participant.tracks.push(Track::new(&key, producer, at));
@@ -171,12 +199,13 @@ impl Documents {
                 }
             }
             EventKind::PeerJoined { peer, display_name, is_host, is_co_host, is_panelist } => {
-                self.join(peer.clone(), display_name, (*is_host, *is_co_host, *is_panelist), at);
+                if let Some(sfu) = sfu {
+                    self.join(sfu, peer.clone(), display_name, (*is_host, *is_co_host, *is_panelist), at);
+                }
             }
             EventKind::PeerLeft { peer, .. } => {
-                if let Some(participant) = self.participants.get_mut(peer) {
-                    participant.left_ms = Some(at);
-                    participant.tracks.iter_mut().for_each(|track| track.closed_ms = track.closed_ms.or(Some(at)));
+                if let Some(sfu) = sfu {
+                    self.leave(sfu, peer, at);
                 }
             }
             EventKind::ProducerCreated(producer) => {
@@ -268,5 +297,50 @@ pub(crate) fn kind_name(kind: TrackKind) -> &'static str {
         TrackKind::Audio => "audio",
         TrackKind::Video => "video",
         TrackKind::Screenshare => "screenshare",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::tests::fold;
+
+    #[test]
+    fn who_changes_to_another_sfu_stays() {
+        let peer = || PeerId::new("amara").expect("valid");
+        let [old, new] = ["old", "new"].map(|id| SfuId::new(id).expect("valid"));
+        let joined = EventKind::PeerJoined {
+            peer: peer(),
+            display_name: String::new(),
+            is_host: false,
+            is_co_host: false,
+            is_panelist: false,
+        };
+        let produced = |track: &str| {
+            EventKind::ProducerCreated(Producer {
+                track: roomreel_shared::id::TrackId::new(track).expect("valid"),
+                peer: peer(),
+                kind: TrackKind::Audio,
+                is_audio: true,
+                codecs: vec![],
+                encodings: vec![],
+                header_extensions: vec![],
+            })
+        };
+        let left = EventKind::PeerLeft { peer: peer(), reason: String::new() };
+        let mut documents = Documents::new(&fold());
+        let mut told = |at, sfu: &SfuId, kind: &EventKind| {
+            documents.on_event(at, Some(sfu), kind);
+            let participant = documents.metadata().participants.remove(0);
+            let closed: Vec<_> = participant.tracks.iter().map(|track| track.closed_ms).collect();
+            (participant.left_ms, participant.reconnects, closed)
+        };
+        assert_eq!(told(1, &old, &joined), (None, 0, vec![]));
+        assert_eq!(told(2, &old, &produced("a")), (None, 0, vec![None]));
+        assert_eq!(told(3, &new, &joined), (None, 0, vec![None]));
+        assert_eq!(told(4, &new, &produced("b")), (None, 0, vec![None, None]));
+        assert_eq!(told(5, &old, &left), (None, 0, vec![Some(5), None]));
+        assert_eq!(told(6, &new, &left), (Some(6), 0, vec![Some(5), Some(6)]));
+        assert_eq!(told(7, &old, &joined), (None, 1, vec![Some(5), Some(6)]));
     }
 }

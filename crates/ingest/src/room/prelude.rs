@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use roomreel_shared::event::EventKind;
-use roomreel_shared::id::PeerId;
+use roomreel_shared::id::{PeerId, SfuId};
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::TrackKey;
@@ -19,7 +19,8 @@ const MAX_EVENTS: usize = 16_384;
 enum Topic {
     Room,
     Policy,
-    Peer(PeerId),
+    /// At one SFU: who changes to another leaves the old one afterwards.
+    Peer(PeerId, Option<SfuId>),
     Producer(TrackKey),
     Mute(TrackKey),
     Speaker,
@@ -36,14 +37,15 @@ impl Prelude {
     /// An event before the recording.
     pub(super) fn on_event(&mut self, writer: &Writer, time: LogTime, kind: &EventKind, message: &Bytes) {
         let track = roster::track_of(writer, kind);
+        let at_sfu = |peer: &PeerId| Topic::Peer(peer.clone(), writer.sfu().cloned());
         let topic = match (kind, track) {
             (EventKind::RoomCreated { .. }, _) => Topic::Room,
             (EventKind::RoomPolicyUpdated { .. }, _) => Topic::Policy,
-            (EventKind::PeerJoined { peer, .. }, _) => Topic::Peer(peer.clone()),
+            (EventKind::PeerJoined { peer, .. }, _) => at_sfu(peer),
             (EventKind::ActiveSpeaker { .. }, _) => Topic::Speaker,
             (EventKind::ProducerCreated(_), Some(track)) => Topic::Producer(track),
             (EventKind::ProducerPaused { .. }, Some(track)) => Topic::Mute(track),
-            (EventKind::PeerLeft { peer, .. }, _) => return self.forget(&[Topic::Peer(peer.clone())]),
+            (EventKind::PeerLeft { peer, .. }, _) => return self.forget(&[at_sfu(peer)]),
             (EventKind::ProducerResumed { .. }, Some(track)) => return self.forget(&[Topic::Mute(track)]),
             (EventKind::ProducerClosed { .. }, Some(track)) => {
                 return self.forget(&[Topic::Mute(track.clone()), Topic::Producer(track)]);
