@@ -32,9 +32,10 @@ impl SliceEncoder {
     }
 
     fn of(output: &Output, spec: &CompositeSpec) -> Result<Self, Error> {
-        let (name, usual_crf) = match output.codec.unwrap_or_default() {
-            WebmCodec::Vp8 => ("libvpx", USUAL_VP8_CRF),
-            WebmCodec::Vp9 => ("libvpx-vp9", USUAL_VP9_CRF),
+        // A positive speed is the utmost that VP8 goes to, as it finds it has time: a busy processor would give other bytes.
+        let (name, usual_crf, speed) = match output.codec.unwrap_or_default() {
+            WebmCodec::Vp8 => ("libvpx", USUAL_VP8_CRF, "-8"),
+            WebmCodec::Vp9 => ("libvpx-vp9", USUAL_VP9_CRF, "8"),
         };
         let unavailable = |why: String| Error::Unavailable { name, why };
         let codec = ffmpeg::encoder::find_by_name(name).ok_or_else(|| unavailable("it is not built in".to_owned()))?;
@@ -67,7 +68,7 @@ impl SliceEncoder {
         // As calls are encoded: each frame comes out at once, so that the slice's last one does too.
         for (option, value) in [
             ("deadline", "realtime"),
-            ("cpu-used", "8"),
+            ("cpu-used", speed),
             ("lag-in-frames", "0"),
             ("auto-alt-ref", "0"),
             ("threads", "1"),
