@@ -22,6 +22,8 @@ const MAX_PARAMETER_SET_BYTES: usize = 4096;
 pub struct ParameterSets {
     sequence: BTreeMap<u32, Vec<u8>>,
     picture: BTreeMap<u32, Vec<u8>>,
+    /// The size that the newest sequence parameter set says.
+    size: Option<(u32, u32)>,
 }
 
 /// What was seen in one picture.
@@ -29,7 +31,6 @@ pub struct ParameterSets {
 struct Seen {
     idr: bool,
     sequence_parameters: bool,
-    size: Option<(u32, u32)>,
 }
 
 const fn malformed(why: &'static str) -> Malformed {
@@ -49,7 +50,7 @@ impl ParameterSets {
             SPS => {
                 seen.sequence_parameters = true;
                 let parameters = SequenceParameters::parse(unit);
-                seen.size = parameters.as_ref().map(|parameters| parameters.size).or(seen.size);
+                self.size = parameters.as_ref().map(|parameters| parameters.size).or(self.size);
                 keep(&mut self.sequence, parameters.map(|parameters| parameters.id), 32);
             }
             PPS => keep(&mut self.picture, BitReader::new(&unit[1..]).exp_golomb(), 256),
@@ -86,11 +87,7 @@ impl ParameterSets {
         let kept = self.sequence.values().chain(self.picture.values()).map(Vec::as_slice);
         let data = picture.finish(kept.filter(|_| add_kept))?;
         let is_key = seen.idr && !self.sequence.is_empty();
-        let size = seen.size.or_else(|| {
-            let newest = self.sequence.values().next()?;
-            SequenceParameters::parse(newest).map(|parameters| parameters.size)
-        });
-        Ok(CodedPicture { data: data.into(), is_key, size: size.filter(|_| is_key) })
+        Ok(CodedPicture { data: data.into(), is_key, size: self.size.filter(|_| is_key) })
     }
 }
 

@@ -27,34 +27,41 @@ const fn unit_type(header: u8) -> u8 {
 }
 
 impl ParameterSets {
+    /// Keeps a whole unit, if it is a parameter set.
+    fn keep(&mut self, unit: &[u8]) {
+        let set = unit.first().map(|header| unit_type(*header)).filter(|found| PARAMETER_SETS.contains(found));
+        if let Some(set) = set.filter(|_| unit.len() <= MAX_PARAMETER_SET_BYTES) {
+            self.kept[usize::from(set - PARAMETER_SETS.start())] = Some(unit.to_vec());
+        }
+    }
+
     pub(super) fn picture(&mut self, payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
         let mut picture = AnnexB::new(CODEC);
-        let (mut random_access, mut own_parameters) = (false, false);
-        let mut see = |unit: &[u8]| {
-            let unit_type = unit_type(unit[0]);
-            random_access |= INTRA_RANDOM_ACCESS.contains(&unit_type);
-            if PARAMETER_SETS.contains(&unit_type) && unit.len() <= MAX_PARAMETER_SET_BYTES {
-                own_parameters = true;
-                self.kept[usize::from(unit_type - PARAMETER_SETS.start())] = Some(unit.to_vec());
-            }
+        let (mut random_access, mut own_parameters, mut in_fragments) = (false, false, false);
+        let mut see = |header: u8| {
+            random_access |= INTRA_RANDOM_ACCESS.contains(&unit_type(header));
+            own_parameters |= PARAMETER_SETS.contains(&unit_type(header));
         };
         for payload in payloads {
             let (&[first, second], rest) = payload.split_first_chunk().ok_or(malformed("a payload has no header"))?;
             match unit_type(first) {
                 AGGREGATION => {
                     for unit in annex_b::aggregated(rest).ok_or(malformed("an aggregate is cut off"))? {
-                        see(unit);
+                        see(unit[0]);
+                        self.keep(unit);
                         picture.unit(unit)?;
                     }
                 }
                 FRAGMENTATION => {
                     let (&fragment, part) = rest.split_first().ok_or(malformed("a fragment has no header"))?;
                     let header = [first & 0x81 | (fragment & 0x3f) << 1, second];
-                    see(&header);
+                    see(header[0]);
+                    in_fragments |= PARAMETER_SETS.contains(&unit_type(header[0]));
                     picture.fragment(&header, fragment & 0x80 != 0, fragment & 0x40 != 0, part)?;
                 }
                 0..=47 => {
-                    see(payload);
+                    see(first);
+                    self.keep(payload);
                     picture.unit(payload)?;
                 }
                 _ => return Err(malformed("a packet type that WebRTC does not use")),
@@ -62,6 +69,9 @@ impl ParameterSets {
         }
         let add_kept = random_access && !own_parameters;
         let data = picture.finish(self.kept.iter().flatten().map(Vec::as_slice).filter(|_| add_kept))?;
+        if in_fragments {
+            annex_b::units(&data).for_each(|unit| self.keep(unit));
+        }
         let is_key = random_access && self.kept.iter().all(Option::is_some);
         Ok(CodedPicture { data: data.into(), is_key, size: None })
     }
@@ -85,6 +95,21 @@ mod tests {
         let alone = kept.picture(&[Bytes::from_static(&[0x26, 1, 5])]).expect("well formed");
         assert_eq!(alone.data, [&sets[..], &[0, 0, 0, 1, 0x26, 1, 5]].concat());
         assert!(!kept.picture(&[Bytes::from_static(&[0x02, 1, 5])]).expect("well formed").is_key);
+    }
+
+    #[test]
+    fn parameter_sets_in_fragments_are_kept_whole() {
+        let mut kept = ParameterSets::default();
+        let fragments = |set: u8| {
+            [0x80, 0x40].map(|place| Bytes::copy_from_slice(&[0x62, 1, place | set, if place == 0x80 { set } else { 7 }]))
+        };
+        let sets = [32, 33, 34].into_iter().flat_map(fragments);
+        let idr = Bytes::from_static(&[0x26, 1, 5]);
+        let picture = kept.picture(&sets.chain([idr.clone()]).collect::<Vec<_>>()).expect("well formed");
+        assert!(picture.is_key);
+        let alone = kept.picture(&[idr]).expect("well formed");
+        assert_eq!(alone.data, picture.data, "what was sent in fragments");
+        assert!(alone.is_key && alone.data.starts_with(&[0, 0, 0, 1, 0x40, 1, 32, 7, 0, 0, 0, 1, 0x42]));
     }
 
     #[test]
