@@ -3,6 +3,7 @@
 //! Owns the system's fonts and what is left of a name that is hostile or too long. A machine without any font shows
 //! labels without text; one without a font for a script shows boxes.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use cosmic_text::{Attrs, Buffer, Color, Family, FontSystem, Metrics, Shaping, SwashCache, Weight, Wrap, fontdb};
@@ -37,12 +38,26 @@ pub(super) struct Line {
 static INSTALLED: OnceLock<fontdb::Database> = OnceLock::new();
 
 fn find_fonts() -> fontdb::Database {
+    let mut found = fontdb::Database::new();
+    found.load_system_fonts();
+    let sans_serif = found.family_name(&Family::SansSerif).to_owned();
+    // Typewriters stand in for a script as soon as they have a letter of it, and names look typewritten.
+    let mut faces: Vec<_> = found.faces().filter(|face| !face.monospaced).cloned().collect();
+    // Directories are read in any order, and of two fonts that would do the first is taken: the same on every machine.
+    faces.sort_by_cached_key(|face| (path(&face.source), face.index));
     let mut fonts = fontdb::Database::new();
-    fonts.load_system_fonts();
-    // They stand in for a script as soon as they have a letter of it, and names look typewritten.
-    let typewriters: Vec<_> = fonts.faces().filter(|face| face.monospaced).map(|face| face.id).collect();
-    typewriters.into_iter().for_each(|face| fonts.remove_face(face));
+    fonts.set_sans_serif_family(sans_serif);
+    for face in faces {
+        fonts.push_face_info(face);
+    }
     fonts
+}
+
+fn path(source: &fontdb::Source) -> PathBuf {
+    match source {
+        fontdb::Source::File(path) | fontdb::Source::SharedFile(path, _) => path.clone(),
+        fontdb::Source::Binary(_) => PathBuf::new(),
+    }
 }
 
 /// Has every font at hand, so that no file has to be opened later.
