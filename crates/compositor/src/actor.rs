@@ -23,6 +23,9 @@ use crate::render_job::{Error, Job, Next};
 /// How often the next window is looked for when nobody announces it.
 const POLL: Duration = Duration::from_secs(1);
 
+/// After so many failures in a row, about a minute, somebody should look.
+const WORTH_A_LOOK: u32 = 20;
+
 /// Renders one composite of one recording.
 pub struct RenderActor;
 
@@ -205,7 +208,12 @@ async fn step(myself: &ActorRef<RenderMessage>, state: &mut RenderState) -> Resu
         }
         Err(error) => {
             state.failures = state.failures.saturating_add(1);
-            tracing::info!(%error, composite, failures = state.failures, "a render waits to try again");
+            let failures = state.failures;
+            if failures == WORTH_A_LOOK {
+                tracing::warn!(%error, composite, failures, "a render tries again and again and makes no progress");
+            } else {
+                tracing::info!(%error, composite, failures, "a render waits to try again");
+            }
             myself.send_after(backoff(state.failures), || RenderMessage::Step);
             Ok(())
         }

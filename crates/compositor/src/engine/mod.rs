@@ -90,10 +90,18 @@ impl Error {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.is_permanent(),
-            Self::Lost { .. } | Self::Spawn(_) => false,
+            Self::Lost { .. } => false,
+            // What a machine is short of may be there later; a program that is not, or may not be run, will not.
+            Self::Spawn(error) => !is_shortage(error),
             _ => true,
         }
     }
+}
+
+/// Of processes, files or memory.
+fn is_shortage(error: &io::Error) -> bool {
+    let codes = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// What is rendered.
