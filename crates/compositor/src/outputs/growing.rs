@@ -70,6 +70,17 @@ impl Pieces {
     }
 }
 
+impl Piece {
+    /// Bytes of media.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.content {
+            Content::Part(part) => part.body.len(),
+            Content::End(Remainder::Whole(file)) => file.len(),
+            Content::End(Remainder::Parts(parts)) => parts.iter().map(|part| part.body.len()).sum(),
+        }
+    }
+}
+
 /// A file that grows.
 pub(super) struct GrowingFile {
     key: Key,

@@ -24,6 +24,9 @@ use crate::engine::{self, Isolation};
 /// How long an answer may take: a picture of a slice takes its decoding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 
+/// What is left of all files when they end is less than this.
+const MAX_END_BYTES: usize = 2 << 30;
+
 /// Makes files of slices and windows, in order from the first on.
 pub(super) enum Maker {
     Here(Here),
@@ -102,7 +105,12 @@ impl Maker {
                 Ok((here.pieces.take(), notes))
             }
             Self::There(there) => {
-                let (made, pieces) = there.ask(Kind::Finish, &wire::text(&ending), u64::MAX).await?;
+                let (mut made, mut pieces) = there.ask(Kind::Finish, &wire::text(&ending), u64::MAX).await?;
+                while made.goes_on {
+                    let more = there.more(pieces.iter().map(Piece::bytes).sum(), u64::MAX).await?;
+                    made = more.0;
+                    pieces.extend(more.1);
+                }
                 Ok((pieces, made.notes))
             }
         }
@@ -173,6 +181,17 @@ impl There {
         }
         let asked = self.process.as_mut().ok_or(Error::Crashed)?.ask(kind, content, Kind::Pieces, ANSWER_LIMIT).await;
         self.believed(asked, at).await
+    }
+
+    /// The answer goes on, behind so many bytes of it.
+    async fn more(&mut self, bytes: usize, at: u64) -> Result<(Made, Vec<Piece>), Error> {
+        let process = self.process.as_mut().ok_or(Error::Crashed)?;
+        let said = if bytes > MAX_END_BYTES {
+            Err(Death("its files have no end".to_owned()))
+        } else {
+            process.promised(Kind::Pieces, ANSWER_LIMIT).await.map(Ok)
+        };
+        self.believed(said, at).await
     }
 
     async fn begin(&mut self, at: u64) -> Result<(), Error> {

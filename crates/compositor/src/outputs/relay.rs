@@ -126,6 +126,9 @@ pub(super) struct Made {
     pub(super) wanted: Vec<Wanted>,
     /// What is to be said of the tracks, at the end.
     pub(super) notes: BTreeSet<String>,
+    /// More follows unasked: the end of many files is too long for one answer.
+    #[serde(default)]
+    pub(super) goes_on: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
