@@ -28,6 +28,7 @@ fn packets(input: &[u8]) -> impl Iterator<Item = MediaPacket> {
             payload_type: PayloadType(96),
             payload: Bytes::copy_from_slice(payload),
             time: RoomTime::from_micros(i64::from(timestamp)),
+            orientation: None,
         }
     })
 }
@@ -44,8 +45,9 @@ fuzz_target!(|input: &[u8]| {
         for codec in [Codec::Opus, Codec::G722, Codec::Pcmu] {
             let _ = audio::duration_samples(&codec, &packet.payload);
         }
-        if let Some((_, primary)) = audio::primary_of_red(&packet.payload) {
-            assert!(!primary.is_empty() && primary.len() < packet.payload.len());
+        let _ = audio::opus_redundancy(&packet.payload);
+        if let Some(blocks) = audio::blocks_of_red(&packet.payload) {
+            assert!(blocks.iter().map(|block| block.payload.len()).sum::<usize>() < packet.payload.len());
         }
         let sequence = packet.sequence;
         let _ = reorder.push(packet, RoomTime::from_micros(number * 1000));

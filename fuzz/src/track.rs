@@ -2,6 +2,8 @@
 
 #[path = "../../crates/compositor/src/track/assemble.rs"]
 mod assemble;
+#[path = "../../crates/compositor/src/track/continuity.rs"]
+mod continuity;
 #[path = "../../crates/compositor/src/track/intake.rs"]
 #[allow(dead_code)]
 mod intake;
@@ -41,7 +43,7 @@ pub fn run(producer: &Producer, windows: &[Vec<Packet>]) -> (IntakeQuality, u64,
             }
             for picture in whole {
                 packets += picture.payloads.len() as u64;
-                pictures += u64::from(assembler.picture(&picture, producer).is_some());
+                pictures += u64::from(assembler.picture(&picture, producer).is_ok());
             }
         }
     }

@@ -3,6 +3,8 @@
 //! All of them are I420: 8 bits, chroma at half size in both directions, BT.601 in limited range, which is what browsers send.
 //! Owns their memory. Does not own scaling or drawing.
 
+mod turn;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

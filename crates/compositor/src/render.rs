@@ -113,11 +113,11 @@ impl Track {
 
     /// What is to be said in words.
     fn complaint(&self, key: &TrackKey) -> Option<String> {
-        let TrackMedia::Video(video) = &self.media else { return None };
-        let TrackKey { sfu, track } = key;
-        video.is_undecodable().then(|| {
-            format!("track {track} of {sfu} stays a placeholder: without a key frame, in a codec that is not known, or damaged")
-        })
+        let complaint = match &self.media {
+            TrackMedia::Video(track) => track.complaint(),
+            TrackMedia::Audio(track) => track.complaint(),
+        };
+        complaint.map(|complaint| format!("track {} of {}: {complaint}", key.track, key.sfu))
     }
 
     fn quality(&self) -> TrackQuality {

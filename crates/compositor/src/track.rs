@@ -6,7 +6,10 @@
 mod announced;
 mod assemble;
 mod audio;
+mod continuity;
 mod intake;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 pub(crate) mod tests_support;
 mod video;

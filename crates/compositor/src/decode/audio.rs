@@ -1,4 +1,4 @@
-//! Audio decoders.
+//! Audio decoders: libopus for Opus, libavcodec for what is simpler.
 
 use ffmpeg::codec::Context;
 use ffmpeg::format::sample::{Sample, Type};
@@ -7,6 +7,7 @@ use ffmpeg::{ChannelLayout, ChannelLayoutMask, ffi, frame};
 use ffmpeg_the_third as ffmpeg;
 use roomreel_shared::event::Codec;
 
+use super::opus::Opus;
 use super::video::is_again;
 use super::{Error, silence_libav};
 
@@ -26,24 +27,16 @@ const FADE: usize = 240;
 /// Decodes one RTP stream's audio to 48 kHz stereo.
 pub struct AudioDecoder {
     codec: Codec,
-    decoder: ffmpeg::decoder::Opened,
-    /// As it was opened.
-    channels: u8,
-    /// `None` while the decoder gives 48 kHz stereo as it is.
-    resampler: Option<resampling::Context>,
-    /// Output samples per channel for each sample that is decoded.
-    ratio: usize,
-    /// Samples per channel given out beyond what the packets held. What the resampler's filter holds back is made up for with
-    /// silence, once, so that a packet of n samples gives `n * ratio`.
-    ahead: i64,
-    /// First byte of the newest Opus packet and its length in samples.
-    opus: Option<(u8, usize)>,
+    decoder: Decoder,
     last: [f32; 2],
+    /// Samples per channel that were made up since the newest packet.
     concealed: usize,
 }
 
-// SAFETY: a swresample context has no thread of its own and is only reached through `&mut self`.
-unsafe impl Send for AudioDecoder {}
+enum Decoder {
+    Opus(Opus),
+    Other(Box<Libav>),
+}
 
 impl AudioDecoder {
     /// A decoder for a stream whose RTP clock runs at `clock_rate` Hz; `channels` as in the SDP.
@@ -51,31 +44,12 @@ impl AudioDecoder {
     /// # Errors
     /// [`Error::Unsupported`] for what is no audio codec, is not built into libavcodec or has an impossible rate.
     pub fn new(codec: &Codec, clock_rate: u32, channels: u8) -> Result<Self, Error> {
-        silence_libav();
-        let (name, rate, channels) = match codec {
+        let decoder = match codec {
             // Whatever the SDP says (RFC 7587 §4.2): microphones send one channel, and decoding two would cost more for the same sound.
-            Codec::Opus => ("libopus", SAMPLE_RATE, 1),
-            Codec::Pcmu => ("pcm_mulaw", clock_rate, channels.max(1)),
-            Codec::Pcma => ("pcm_alaw", clock_rate, channels.max(1)),
-            // Sampled at 16 kHz under an RTP clock of 8 kHz, by an old mistake (RFC 3551 §4.5.2).
-            Codec::G722 => ("g722", 16_000, 1),
-            _ => return Err(Error::unsupported(codec, "it is not an audio codec known here")),
+            Codec::Opus => Decoder::Opus(Opus::new(1).ok_or_else(|| Error::unsupported(codec, "out of memory"))?),
+            _ => Decoder::Other(Box::new(Libav::new(codec, clock_rate, channels)?)),
         };
-        if ![8_000, 16_000, 24_000, 48_000].contains(&rate) || channels > 2 {
-            return Err(Error::unsupported(codec, format!("{rate} Hz in {channels} channels")));
-        }
-        let decoder = open(codec, name, rate, channels)?;
-        Ok(Self {
-            codec: codec.clone(),
-            decoder,
-            channels,
-            resampler: None,
-            ratio: (SAMPLE_RATE / rate) as usize,
-            ahead: 0,
-            opus: None,
-            last: [0.0; 2],
-            concealed: 0,
-        })
+        Ok(Self { codec: codec.clone(), decoder, last: [0.0; 2], concealed: 0 })
     }
 
     /// Decodes one packet's payload to interleaved stereo at [`SAMPLE_RATE`], full scale ±1.
@@ -83,30 +57,49 @@ impl AudioDecoder {
     /// # Errors
     /// [`Error::Damaged`]: nothing of the packet can be heard; conceal it.
     pub fn decode(&mut self, packet: &[u8]) -> Result<Vec<f32>, Error> {
-        let samples = self.run(packet)?;
-        if self.codec == Codec::Opus && !packet.is_empty() {
-            self.opus = Some((packet[0], samples.len() / 2));
+        if packet.is_empty() || packet.len() > MAX_PACKET_BYTES {
+            return Err(Error::damaged(&self.codec, format!("a packet of {} bytes", packet.len())));
         }
+        let sound = match &mut self.decoder {
+            Decoder::Opus(opus) => {
+                opus.make_room_for(packet);
+                opus.decode(packet).ok_or_else(|| Error::damaged(&self.codec, "libopus refuses it"))?
+            }
+            Decoder::Other(libav) => libav.decode(packet)?,
+        };
         self.concealed = 0;
-        self.remember(&samples);
-        Ok(samples)
+        self.remember(&sound);
+        Ok(sound)
     }
 
     /// Sound for `samples` samples per channel that were lost: interleaved stereo of exactly that length.
     ///
     /// Opus goes on with what it last heard, for 120 ms at most; the other codecs fade to silence.
     pub fn conceal(&mut self, samples: usize) -> Vec<f32> {
-        let mut sound = Vec::with_capacity(samples * 2);
-        while sound.len() < samples * 2 && self.concealed < MAX_CONCEALED {
-            let Some((first_byte, _)) = self.opus else { break };
-            // A packet of one frame that is empty: libopus takes it for a lost frame of that length and conceals it.
-            let Ok(frame) = self.run(&[first_byte & !0b11]) else { break };
-            if frame.is_empty() {
-                break;
+        let wanted = samples.min(MAX_CONCEALED.saturating_sub(self.concealed));
+        let sound = match &mut self.decoder {
+            Decoder::Opus(opus) if wanted > 0 => opus.conceal(wanted).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        self.concealed += sound.len() / 2;
+        self.exactly(samples, sound)
+    }
+
+    /// The same with the help of the packet behind the loss, which is to be decoded next: what it says itself of the sound before it
+    /// (Opus in-band FEC, RFC 6716 §2.1.7), at the end of the loss.
+    pub fn conceal_before(&mut self, samples: usize, packet: &[u8]) -> Vec<f32> {
+        match &mut self.decoder {
+            Decoder::Opus(opus) if !packet.is_empty() && (1..=MAX_CONCEALED).contains(&samples) => {
+                opus.make_room_for(packet);
+                let sound = opus.before(packet, samples).unwrap_or_default();
+                self.exactly(samples, sound)
             }
-            self.concealed += frame.len() / 2;
-            sound.extend(frame);
+            _ => self.conceal(samples),
         }
+    }
+
+    /// Cuts sound to a length, or lets it die away where it is too short.
+    fn exactly(&mut self, samples: usize, mut sound: Vec<f32>) -> Vec<f32> {
         self.remember(&sound);
         for index in 0..samples.saturating_sub(sound.len() / 2) {
             let gain = 1.0 - (index.min(FADE) as f32 / FADE as f32);
@@ -117,27 +110,47 @@ impl AudioDecoder {
         sound
     }
 
-    /// Samples per channel of the newest packet, for a loss whose length is not known otherwise.
-    #[must_use]
-    pub fn last_packet_samples(&self) -> Option<usize> {
-        self.opus.map(|(_, samples)| samples)
-    }
-
     fn remember(&mut self, samples: &[f32]) {
         if let [.., left, right] = *samples {
             self.last = [left, right];
         }
     }
+}
 
-    fn run(&mut self, packet: &[u8]) -> Result<Vec<f32>, Error> {
-        if packet.is_empty() || packet.len() > MAX_PACKET_BYTES {
-            return Err(Error::damaged(&self.codec, format!("a packet of {} bytes", packet.len())));
+/// A decoder of libavcodec, and what brings its sound to 48 kHz.
+struct Libav {
+    codec: Codec,
+    decoder: ffmpeg::decoder::Opened,
+    /// Made when the first sound tells its form.
+    resampler: Option<resampling::Context>,
+    /// Output samples per channel for each sample that is decoded.
+    ratio: usize,
+    /// Samples per channel given out beyond what the packets held. What the resampler's filter holds back is made up for with
+    /// silence, once, so that a packet of n samples gives `n * ratio`.
+    ahead: i64,
+}
+
+// SAFETY: a swresample context has no thread of its own and is only reached through `&mut self`.
+unsafe impl Send for Libav {}
+
+impl Libav {
+    fn new(codec: &Codec, clock_rate: u32, channels: u8) -> Result<Self, Error> {
+        silence_libav();
+        let (name, rate, channels) = match codec {
+            Codec::Pcmu => ("pcm_mulaw", clock_rate, channels.max(1)),
+            Codec::Pcma => ("pcm_alaw", clock_rate, channels.max(1)),
+            // Sampled at 16 kHz under an RTP clock of 8 kHz, by an old mistake (RFC 3551 §4.5.2).
+            Codec::G722 => ("g722", 16_000, 1),
+            _ => return Err(Error::unsupported(codec, "it is not an audio codec known here")),
+        };
+        if ![8_000, 16_000, 24_000, 48_000].contains(&rate) || channels > 2 {
+            return Err(Error::unsupported(codec, format!("{rate} Hz in {channels} channels")));
         }
-        // The first byte says how many channels an Opus packet holds (RFC 6716 §3.1).
-        if self.codec == Codec::Opus && self.channels == 1 && packet[0] & 0b100 != 0 {
-            self.channels = 2;
-            self.decoder = open(&self.codec, "libopus", SAMPLE_RATE, self.channels)?;
-        }
+        let decoder = open(codec, name, rate, channels)?;
+        Ok(Self { codec: codec.clone(), decoder, resampler: None, ratio: (SAMPLE_RATE / rate) as usize, ahead: 0 })
+    }
+
+    fn decode(&mut self, packet: &[u8]) -> Result<Vec<f32>, Error> {
         let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
         self.decoder.send_packet(&ffmpeg::Packet::copy(packet)).map_err(|error| damaged(&self.codec, error))?;
         let mut samples = Vec::new();
@@ -152,13 +165,6 @@ impl AudioDecoder {
     }
 
     fn take(&mut self, frame: &mut frame::Audio, samples: &mut Vec<f32>) -> Result<(), Error> {
-        if self.codec == Codec::Opus && frame.format() == OUTPUT {
-            match frame.ch_layout().channels() {
-                1 => samples.extend(frame.plane::<f32>(0).iter().flat_map(|&sample| [sample; 2])),
-                _ => samples.extend(frame.plane::<(f32, f32)>(0).iter().flat_map(|&(left, right)| [left, right])),
-            }
-            return Ok(());
-        }
         let damaged = |codec: &Codec, error: ffmpeg::Error| Error::damaged(codec, error);
         // One channel stays one and is doubled here: libswresample would make it 3 dB softer.
         let is_mono = frame.ch_layout().channels() == 1;

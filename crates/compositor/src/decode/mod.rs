@@ -1,9 +1,10 @@
-//! Coded frames in, pictures and samples out, through libavcodec.
+//! Coded frames in, pictures and samples out, through libavcodec and libopus.
 //!
 //! Owns the decoders and what they may cost: one thread each, a bound on picture size. Does not own the order of frames, loss
 //! or time: the caller hands over whole coded frames in decode order and carries its own time stamps through.
 
 mod audio;
+mod opus;
 mod video;
 
 pub use audio::{AudioDecoder, SAMPLE_RATE};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::annex_b::{self, AnnexB};
 use super::bits::BitReader;
+use super::marks::{Count, Marks};
 use super::{CodedPicture, Malformed};
 
 const CODEC: &str = "H.264";
@@ -91,9 +92,48 @@ impl ParameterSets {
     }
 }
 
+impl ParameterSets {
+    /// Reference pictures are counted (section 7.4.3, frame_num): whoever is none builds on the newest of them, and nothing on it.
+    pub(super) fn marks(&self, payloads: &[Bytes]) -> Option<Marks> {
+        let discardable = payloads.first()?.first()? & 0x60 == 0;
+        let alone = Marks { discardable, temporal: u8::from(discardable), sync: discardable, ..Marks::default() };
+        let mut sets = self.sequence.values();
+        let (Some(set), None) = (sets.next(), sets.next()) else { return Some(alone).filter(|_| discardable) };
+        let base = SequenceParameters::parse(set).and_then(|set| set.frame_number_bits).and_then(|length| {
+            let modulus = 1 << length;
+            let number = payloads.iter().find_map(|payload| frame_number(payload, length))?;
+            let number = if discardable { (number + modulus - 1) % modulus } else { number };
+            Some(Count { number, modulus })
+        });
+        (base.is_some() || discardable).then_some(Marks { base, ..alone })
+    }
+}
+
+/// The number in the header of the slice that a picture begins with (section 7.3.3), if it is in this payload.
+fn frame_number(payload: &[u8], length: u32) -> Option<u32> {
+    let (&indicator, rest) = payload.split_first()?;
+    let slice = match indicator & 0x1f {
+        1 | IDR => rest,
+        STAP_A => annex_b::aggregated(rest)?.into_iter().find(|unit| matches!(unit[0] & 0x1f, 1 | IDR))?.get(1..)?,
+        FU_A if rest.first()? & 0x80 != 0 => &rest[1..],
+        _ => return None,
+    };
+    let raw = annex_b::unescaped(slice, 32);
+    let mut bits = BitReader::new(&raw);
+    // The first macroblock: any other begins a slice further down.
+    if bits.exp_golomb()? != 0 {
+        return None;
+    }
+    bits.exp_golomb()?;
+    bits.exp_golomb()?;
+    bits.bits(length)
+}
+
 struct SequenceParameters {
     id: u32,
     size: (u32, u32),
+    /// Bits of the number that counts reference pictures; `None` if slices have something unusual before it.
+    frame_number_bits: Option<u32>,
 }
 
 impl SequenceParameters {
@@ -121,7 +161,7 @@ impl SequenceParameters {
                 }
             }
         }
-        bits.exp_golomb()?;
+        let frame_number_bits = bits.exp_golomb()?.checked_add(4).filter(|bits| *bits <= 16 && chroma_format != 3);
         match bits.exp_golomb()? {
             0 => {
                 bits.exp_golomb()?;
@@ -157,7 +197,7 @@ impl SequenceParameters {
             size.0 = size.0.checked_sub(left.checked_add(right)?.checked_mul(unit_x)?)?;
             size.1 = size.1.checked_sub(top.checked_add(bottom)?.checked_mul(unit_y)?.checked_mul(fields)?)?;
         }
-        Some(Self { id, size })
+        Some(Self { id, size, frame_number_bits })
     }
 }
 
@@ -203,6 +243,31 @@ mod tests {
         assert!(alone.is_key, "the kept parameter sets make it decodable");
         assert_eq!(alone.size, Some((640, 360)));
         assert!(!kept.picture(&[Bytes::from_static(&[0x41, 9])]).expect("well formed").is_key);
+    }
+
+    #[test]
+    fn reference_pictures_are_counted() {
+        let mut kept = ParameterSets::default();
+        let pps = [0x68, 0xce, 0x3c, 0x80];
+        let stap = bytes(&[&[0x78, 0, 10], &SPS_640_360, &[0, 4], &pps, &[0, 2, 0x65, 0x88]]);
+        kept.picture(&[stap]).expect("well formed");
+        let length = SequenceParameters::parse(&SPS_640_360).and_then(|set| set.frame_number_bits);
+        let Some(length @ 4..=16) = length else { panic!("{length:?}") };
+        // First macroblock 0, slice type 5 (00110), picture parameters 0, then the number 3.
+        let slice = |header: u8, number: u32| {
+            let bits = format!("100110{}{number:0width$b}10000000000000000", 1, width = length as usize);
+            let coded = bits
+                .as_bytes()
+                .chunks_exact(8)
+                .map(|byte| byte.iter().fold(0_u8, |value, bit| value << 1 | (bit - b'0')));
+            Bytes::from_iter([header].into_iter().chain(coded))
+        };
+        let marks = kept.marks(&[slice(0x41, 3)]).expect("told");
+        assert_eq!((marks.discardable, marks.base), (false, Some(Count { number: 3, modulus: 1 << length })));
+        let marks = kept.marks(&[slice(0x01, 3)]).expect("told");
+        assert_eq!((marks.discardable, marks.sync, marks.base.map(|base| base.number)), (true, true, Some(2)));
+        assert_eq!(kept.marks(&[Bytes::from_static(&[0x41, 0x40])]), None, "not its first slice");
+        assert_eq!(ParameterSets::default().marks(&[slice(0x41, 3)]), None);
     }
 
     #[test]

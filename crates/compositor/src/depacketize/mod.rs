@@ -9,12 +9,15 @@ mod av1;
 mod bits;
 mod h264;
 mod h265;
+pub mod marks;
+pub mod orientation;
 mod parameters;
 pub mod reorder;
 mod vp8;
 mod vp9;
 
 use bytes::Bytes;
+use marks::Marks;
 pub use parameters::parameters;
 use roomreel_shared::event::{Codec, CodecParameters};
 
@@ -87,6 +90,20 @@ impl VideoDepacketizer {
     }
 }
 
+impl VideoDepacketizer {
+    /// What these payloads of one picture, which need not be all, say of those it builds on. `None` where the format, or this sender,
+    /// does not tell. H.264 is read by the parameter sets that [`Self::picture`] has seen.
+    #[must_use]
+    pub fn marks(&self, payloads: &[Bytes]) -> Option<Marks> {
+        match self {
+            Self::Vp8 => vp8::marks(payloads),
+            Self::Vp9 => vp9::marks(payloads),
+            Self::H264(kept) => kept.marks(payloads),
+            Self::H265(_) | Self::Av1 => None,
+        }
+    }
+}
+
 /// Appends to a picture within [`MAX_PICTURE_BYTES`].
 fn append(picture: &mut Vec<u8>, part: &[u8], codec: &'static str) -> Result<(), Malformed> {
     if picture.len() + part.len() > MAX_PICTURE_BYTES {
@@ -113,8 +130,10 @@ mod tests {
                     payload_type: PayloadType(96), codec, clock_rate: 90_000, channels: 0, fmtp: String::new(),
                 };
                 let mut depacketizer = VideoDepacketizer::new(&codec).expect("rendered");
+                let _ = depacketizer.marks(&payloads);
                 let _ = depacketizer.picture(&payloads);
                 let _ = depacketizer.picture(&payloads);
+                let _ = depacketizer.marks(&payloads);
             }
         }
     }

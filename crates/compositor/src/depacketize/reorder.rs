@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::orientation::Orientation;
 use bytes::Bytes;
 use roomreel_shared::rtp::{ExtendedSequenceNumber, PayloadType, RtpTimestamp, SequenceNumber};
 use roomreel_shared::time::RoomTime;
@@ -32,6 +33,8 @@ pub struct MediaPacket {
     pub payload: Bytes,
     /// Where its media stands on the room's clock.
     pub time: RoomTime,
+    /// How the camera was held, if it says so.
+    pub orientation: Option<Orientation>,
 }
 
 /// What became of a packet.
@@ -169,6 +172,7 @@ impl Reorder {
             time: packet.time,
             payload_type: packet.payload_type,
             payloads: Vec::new(),
+            orientation: None,
             missing_before: missing,
             missing_within: 0,
             is_ended: false,
@@ -195,6 +199,8 @@ pub struct PicturePackets {
     pub time: RoomTime,
     /// What the payloads are.
     pub payload_type: PayloadType,
+    /// How the camera was held, if one of them says so: senders do where it changes and in key pictures.
+    pub orientation: Option<Orientation>,
     /// In order; none if there were probes only.
     pub payloads: Vec<Bytes>,
     /// Packets that are missing between the picture before and this one's first packet.
@@ -210,6 +216,7 @@ pub struct PicturePackets {
 impl PicturePackets {
     fn take(&mut self, packet: MediaPacket) {
         self.is_ended = packet.marker || (self.is_ended && packet.payload.is_empty());
+        self.orientation = packet.orientation.or(self.orientation);
         if !packet.payload.is_empty() {
             self.payloads.push(packet.payload);
         }
@@ -237,6 +244,7 @@ mod tests {
             payload_type: PayloadType(96),
             payload: Bytes::copy_from_slice(&sequence.to_be_bytes()),
             time: RoomTime::from_micros(i64::from(timestamp)),
+            orientation: None,
         }
     }
 

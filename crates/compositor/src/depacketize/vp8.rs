@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::marks::{Count, Marks};
 use super::{CodedPicture, Malformed, append};
 
 const CODEC: &str = "VP8";
@@ -13,6 +14,7 @@ const fn malformed(why: &'static str) -> Malformed {
 /// A payload descriptor (section 4.2) and the bytes behind it.
 struct Part<'a> {
     starts_picture: bool,
+    marks: Marks,
     data: &'a [u8],
 }
 
@@ -23,19 +25,32 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
         *rest = tail;
         Some(byte)
     };
+    let mut marks = Marks { discardable: first & 0x20 != 0, ..Marks::default() };
     if first & 0x80 != 0 {
         let extended = take(&mut rest)?;
-        if extended & 0x80 != 0 && take(&mut rest)? & 0x80 != 0 {
-            take(&mut rest)?;
+        if extended & 0x80 != 0 {
+            let high = take(&mut rest)?;
+            marks.picture = Some(match high & 0x80 {
+                0 => Count { number: u32::from(high), modulus: 0x80 },
+                _ => Count { number: u32::from(high & 0x7f) << 8 | u32::from(take(&mut rest)?), modulus: 0x8000 },
+            });
         }
         if extended & 0x40 != 0 {
-            take(&mut rest)?;
+            marks.base = Some(Count { number: u32::from(take(&mut rest)?), modulus: 0x100 });
         }
         if extended & 0x30 != 0 {
-            take(&mut rest)?;
+            let layer = take(&mut rest)?;
+            if extended & 0x20 != 0 {
+                (marks.temporal, marks.sync) = (layer >> 6, layer & 0x20 != 0);
+            }
         }
     }
-    Some(Part { starts_picture: first & 0x10 != 0 && first & 0x0f == 0, data: rest })
+    Some(Part { starts_picture: first & 0x10 != 0 && first & 0x0f == 0, marks, data: rest })
+}
+
+/// Every packet of a picture says the same of it.
+pub(super) fn marks(payloads: &[Bytes]) -> Option<Marks> {
+    Some(part(payloads.first()?)?.marks)
 }
 
 pub(super) fn picture(payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
@@ -73,6 +88,17 @@ mod tests {
         assert_eq!(picture.data, [&key[..], &[7, 8]].concat());
         assert!(picture.is_key);
         assert_eq!(picture.size, Some((640, 360)));
+    }
+
+    #[test]
+    fn layers_are_told() {
+        // X, not a reference, start; picture 0x1234, base 7, layer 2 and sync.
+        let payload = Bytes::from_static(&[0xb0, 0xe0, 0x92, 0x34, 7, 0xa0, 1, 2]);
+        let marks = marks(&[payload]).expect("well formed");
+        assert_eq!((marks.discardable, marks.temporal, marks.sync), (true, 2, true));
+        assert_eq!(marks.picture, Some(Count { number: 0x1234, modulus: 0x8000 }));
+        assert_eq!(marks.base, Some(Count { number: 7, modulus: 256 }));
+        assert_eq!(super::marks(&[Bytes::from_static(&[0x10, 1])]), Some(Marks::default()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::bits::BitReader;
+use super::marks::{Count, Marks};
 use super::{CodedPicture, Malformed, append};
 
 const CODEC: &str = "VP9";
@@ -18,6 +19,7 @@ struct Part<'a> {
     starts_layer: bool,
     inter_predicted: bool,
     spatial_layer: u8,
+    marks: Marks,
     data: &'a [u8],
 }
 
@@ -30,24 +32,34 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
     };
     let has = |bit: u8| first & bit != 0;
     let (inter_predicted, flexible) = (has(0x40), has(0x10));
-    if has(0x80) && take()? & 0x80 != 0 {
-        take()?;
+    let mut marks = Marks::default();
+    if has(0x80) {
+        let high = take()?;
+        marks.picture = Some(match high & 0x80 {
+            0 => Count { number: u32::from(high), modulus: 0x80 },
+            _ => Count { number: u32::from(high & 0x7f) << 8 | u32::from(take()?), modulus: 0x8000 },
+        });
     }
     let mut spatial_layer = 0;
     if has(0x20) {
-        spatial_layer = take()? >> 1 & 7;
+        let layer = take()?;
+        (marks.temporal, marks.switches_up, spatial_layer) = (layer >> 5, layer & 0x10 != 0, layer >> 1 & 7);
         if !flexible {
-            take()?;
+            marks.base = Some(Count { number: u32::from(take()?), modulus: 0x100 });
         }
     }
-    if flexible && inter_predicted {
-        let mut references = 0;
-        while take()? & 1 != 0 {
-            references += 1;
-            if references == 3 {
+    if flexible {
+        let mut references = Vec::new();
+        let mut more = inter_predicted;
+        while more {
+            let reference = take()?;
+            references.push(u32::from(reference >> 1));
+            more = reference & 1 != 0;
+            if more && references.len() == 3 {
                 return None;
             }
         }
+        marks.references = Some(references);
     }
     if has(0x02) {
         let structure = take()?;
@@ -64,7 +76,22 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
             }
         }
     }
-    Some(Part { starts_layer: has(0x08), inter_predicted, spatial_layer, data: rest })
+    Some(Part { starts_layer: has(0x08), inter_predicted, spatial_layer, marks, data: rest })
+}
+
+/// What a picture builds on is what its layers build on together.
+pub(super) fn marks(payloads: &[Bytes]) -> Option<Marks> {
+    let mut parts = payloads.iter().map(|payload| Some(part(payload)?.marks));
+    let mut all = parts.next()??;
+    for marks in parts {
+        let (known, more) = (all.references.as_mut(), marks?.references);
+        if let Some((known, more)) = known.zip(more) {
+            known.extend(more);
+            known.sort_unstable();
+            known.dedup();
+        }
+    }
+    Some(all)
 }
 
 /// Width and height in an uncompressed header of profile 0 (VP9 bitstream section 6.2) that begins a key frame.
@@ -158,6 +185,19 @@ mod tests {
         let marker = 0b1101_1001;
         assert_eq!(picture.data[..], [1, 2, 3, 4, 5, 6, marker, 3, 0, 0, 0, 3, 0, 0, 0, marker]);
         assert!(picture.is_key);
+    }
+
+    #[test]
+    fn layers_and_references_are_told() {
+        // I, P, L, F, B; picture 5; layer 1 that switches up; 2 and 4 pictures ago. Then the layer above: 2 ago.
+        let base = Bytes::from_static(&[0xf8, 5, 0x30, 5, 8, 1]);
+        let upper = Bytes::from_static(&[0xf8, 5, 0x33, 4, 1]);
+        let told = marks(&[base, upper]).expect("well formed");
+        assert_eq!((told.temporal, told.switches_up, told.references), (1, true, Some(vec![2, 4])));
+        assert_eq!((told.picture, told.base), (Some(Count { number: 5, modulus: 128 }), None));
+        let told = marks(&[Bytes::from_static(&[0xe8, 0x81, 0x02, 0x40, 9, 1])]).expect("well formed");
+        assert_eq!((told.temporal, told.base), (2, Some(Count { number: 9, modulus: 256 })));
+        assert_eq!((told.picture.map(|picture| picture.number), told.references), (Some(0x102), None));
     }
 
     #[test]

@@ -135,6 +135,7 @@ mod tests {
             payload_type: PayloadType(96),
             payload: Bytes::from_static(&[9]),
             time: RoomTime::default(),
+            orientation: None,
         };
         let expected = b"MEET\x00\x00\x00\x02\x00\x0d\x80\xe0\x01\x02\x03\x04\x05\x06\x00\x00\x00\x0a\x09";
         assert_eq!(frame(&packet, Ssrc(10), 2_500), Some(expected.to_vec()));

@@ -91,7 +91,7 @@ impl Video {
         for (ssrc, stream) in intake.streams() {
             let layer = self.layers.entry(ssrc).or_default();
             while let Some(packets) = stream.order.pop_picture_before(end) {
-                if let Some(coded) = layer.picture(&packets, &self.producer) {
+                if let Ok(coded) = layer.picture(&packets, &self.producer) {
                     pictures.push(Picture { time: packets.time, ssrc, payload_type: packets.payload_type, coded });
                 }
             }

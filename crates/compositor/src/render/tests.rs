@@ -48,26 +48,36 @@ pub(crate) fn vp8(count: usize, colour: impl Fn(usize) -> [u8; 3]) -> Vec<Bytes>
 
 /// The same of another size, with a key frame every so many frames.
 pub(crate) fn vp8_of(
-    (width, height): (u32, u32),
+    size: (u32, u32),
     key_distance: u32,
     count: usize,
     colour: impl Fn(usize) -> [u8; 3],
 ) -> Vec<Bytes> {
-    let found = encoder::find_by_name("libvpx").expect("libavcodec has libvpx");
+    let distance = key_distance.to_string();
+    let options = [("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", &distance)];
+    coded("libvpx", &options, size, count, |canvas, index| canvas.fill(colour(index)))
+}
+
+/// Painted frames by libavcodec's encoder `name`.
+pub(crate) fn coded(
+    name: &str,
+    options: &[(&str, &str)],
+    (width, height): (u32, u32),
+    count: usize,
+    paint: impl Fn(&mut Canvas, usize),
+) -> Vec<Bytes> {
+    let found = encoder::find_by_name(name).unwrap_or_else(|| panic!("libavcodec has no {name}"));
     let mut context = Context::new_with_codec(found).encoder().video().expect("a video encoder");
     context.set_width(width);
     context.set_height(height);
     context.set_format(Pixel::YUV420P);
     context.set_time_base(Rational::new(1, 10));
-    let distance = key_distance.to_string();
-    let options =
-        Dictionary::from_iter([("deadline", "realtime"), ("lag-in-frames", "0"), ("cpu-used", "8"), ("g", &distance)]);
-    let mut encoder = context.open_with(options).expect("it opens");
+    let mut encoder = context.open_with(Dictionary::from_iter(options.iter().copied())).expect("it opens");
     let mut canvas = Canvas::new(width as usize, height as usize);
     let mut coded = Vec::new();
     let mut packet = Coded::empty();
     for index in 0..count {
-        canvas.fill(colour(index));
+        paint(&mut canvas, index);
         let mut frame = canvas.frame().clone();
         frame.set_pts(Some(index as i64));
         encoder.send_frame(&frame).expect("it takes a frame");
@@ -78,11 +88,14 @@ pub(crate) fn vp8_of(
     coded
 }
 
+mod bad_media;
+
+type Events = Vec<(i64, EventKind)>;
 type Packets = BTreeMap<TrackKey, Vec<Packet>>;
 
 /// Three seconds of a participant who joins after half a second: a picture ten times a second in two packets each, and a square
 /// wave in G.711.
-fn media() -> (Vec<(i64, EventKind)>, Packets) {
+fn media() -> (Events, Packets) {
     let sfu = SfuId::new("sfu").expect("valid");
     let key = |track: &str| TrackKey { sfu: sfu.clone(), track: TrackId::new(track).expect("valid") };
     let named = |track: &str, media: Producer| Producer { track: key(track).track, ..media };
@@ -121,7 +134,11 @@ fn media() -> (Vec<(i64, EventKind)>, Packets) {
 }
 
 pub(crate) fn windows() -> Vec<Window> {
-    let (events, packets) = media();
+    windows_of(&media())
+}
+
+/// Three windows of what happens and of what is sent, that end 2.9 s after the beginning.
+fn windows_of((events, packets): &(Events, Packets)) -> Vec<Window> {
     let incarnation = Incarnation::new(1).expect("not 0");
     let mut numbers: BTreeMap<TrackKey, u64> = BTreeMap::new();
     let window = |k: i64| {
@@ -197,10 +214,14 @@ pub(crate) fn windows() -> Vec<Window> {
     [0, 1, 2].map(window).into()
 }
 
-fn rendered(mut core: RenderCore) -> (Vec<RenderedSlice>, RenderCore) {
+fn rendered(core: RenderCore) -> (Vec<RenderedSlice>, RenderCore) {
+    rendered_of(core, &windows())
+}
+
+fn rendered_of(mut core: RenderCore, windows: &[Window]) -> (Vec<RenderedSlice>, RenderCore) {
     let mut slices = Vec::new();
-    for window in windows() {
-        core.push_window(&window).expect("its recording");
+    for window in windows {
+        core.push_window(window).expect("its recording");
         while let Some(slice) = core.next_slice().expect("the encoder works") {
             slices.push(slice);
         }

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use roomreel_shared::batch::Packet;
 use roomreel_shared::event::{Codec, Producer};
-use roomreel_shared::rtp::Ssrc;
+use roomreel_shared::rtp::{RtpTimestamp, Ssrc};
 use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
 use super::intake::{Intake, IntakeQuality};
-use crate::decode::AudioDecoder;
-use crate::depacketize::audio::{MAX_SAMPLES, duration_samples};
+use crate::decode::{AudioDecoder, SAMPLE_RATE};
+use crate::depacketize::audio::{MAX_SAMPLES, duration_samples, opus_redundancy};
 use crate::depacketize::reorder::Popped;
 use crate::timeline::clock::ParticipantClock;
 
@@ -24,10 +24,15 @@ const PAUSE: i64 = 2880;
 const DEADBAND: i64 = 48;
 /// Longest loss that is concealed, samples: 120 ms.
 const MAX_CONCEALED: i64 = MAX_SAMPLES as i64;
+/// Opus is asked for what was lost in steps of this, samples: 2.5 ms.
+const GRAIN: usize = 120;
 /// Length of a fade, samples: 5 ms.
 const FADE: usize = 240;
 /// How far beyond the end of what is asked for packets are decoded, so that it is known where sound stops. Samples: 100 ms.
 const LOOK_AHEAD: i64 = 4800;
+
+/// Longest name of a codec that is told.
+const MAX_NAME_CHARS: usize = 40;
 
 /// How well an audio track could be heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,6 +46,9 @@ pub struct AudioQuality {
     pub concealed_ms: u64,
     /// Sound that was left out because its place was taken, milliseconds.
     pub dropped_ms: u64,
+    /// Sound of lost packets that the packet behind them told (Opus in-band FEC), milliseconds.
+    #[serde(default)]
+    pub repaired_ms: u64,
 }
 
 /// Sample `n` of the recording's grid is at `start` + `n` / 48 kHz.
@@ -90,6 +98,8 @@ struct Voice {
     decoder: Option<(Codec, AudioDecoder)>,
     /// Where the next packet goes if nothing is missing; `None` in silence.
     next: Option<i64>,
+    /// The timestamp of the next packet if nothing is missing.
+    next_timestamp: Option<RtpTimestamp>,
     /// The newest sample that was placed.
     last: [f32; 2],
 }
@@ -101,8 +111,11 @@ pub struct AudioTrack {
     voices: BTreeMap<Ssrc, Voice>,
     pending: Pending,
     concealed: u64,
+    repaired: u64,
     dropped: u64,
     decoder_errors: u64,
+    /// Name of a codec that is not decoded here.
+    unsupported: Option<String>,
 }
 
 impl AudioTrack {
@@ -115,8 +128,10 @@ impl AudioTrack {
             voices: BTreeMap::new(),
             pending: Pending { start: first, samples: VecDeque::new() },
             concealed: 0,
+            repaired: 0,
             dropped: 0,
             decoder_errors: 0,
+            unsupported: None,
         }
     }
 
@@ -138,7 +153,19 @@ impl AudioTrack {
             decoder_errors: self.decoder_errors,
             concealed_ms: self.concealed / 48,
             dropped_ms: self.dropped / 48,
+            repaired_ms: self.repaired / 48,
         }
+    }
+
+    /// What is to be said of it in words: why it is silent, or not all of it is heard.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        if let Some(codec) = &self.unsupported {
+            return Some(format!("codec {codec} is not supported; it stays silent"));
+        }
+        let damaged = self.decoder_errors;
+        let refused = (damaged > 0).then(|| format!("{damaged} packets of sound are damaged and could not be decoded"));
+        self.intake.quality().complaint().or(refused)
     }
 
     /// The next `count` samples of the recording's grid.
@@ -176,7 +203,17 @@ impl AudioTrack {
         let packet = &popped.packet;
         let voice = self.voices.entry(ssrc).or_default();
         let Some(parameters) = self.intake.codec(packet.payload_type) else { return };
-        let Some(duration) = duration_samples(&parameters.codec, &packet.payload) else { return };
+        let Some(duration) = duration_samples(&parameters.codec, &packet.payload) else {
+            match &parameters.codec {
+                // What stands for silence or keys is not heard, nor is a probe.
+                Codec::ComfortNoise | Codec::TelephoneEvent => {}
+                Codec::Opus | Codec::Pcmu | Codec::Pcma | Codec::G722 => {
+                    self.decoder_errors += u64::from(!packet.payload.is_empty());
+                }
+                other => self.unsupported = Some(other.name().chars().take(MAX_NAME_CHARS).collect()),
+            }
+            return;
+        };
         if voice.decoder.as_ref().is_none_or(|(of, _)| *of != parameters.codec) {
             match AudioDecoder::new(&parameters.codec, parameters.clock_rate, parameters.channels) {
                 Ok(decoder) => voice.decoder = Some((parameters.codec.clone(), decoder)),
@@ -186,19 +223,16 @@ impl AudioTrack {
                 }
             }
         }
-        let Some((_, decoder)) = &mut voice.decoder else { return };
         let target = sample_at(packet.time, self.start);
-        if let Some(next) = voice.next
-            && popped.missing > 0
-            && (DEADBAND..=MAX_CONCEALED).contains(&(target - next))
-        {
-            let hole = (target - next) as usize;
-            let sound = stereo(&decoder.conceal(hole));
-            self.concealed += hole as u64;
-            self.pending.add(next, sound.iter().copied());
-            voice.last = sound.last().copied().unwrap_or_default();
-            voice.next = Some(target);
+        let hole = voice.hole_before(packet.timestamp, target, parameters.clock_rate).filter(|_| popped.missing > 0);
+        if let Some(hole) = hole {
+            let told = voice.fill(hole, &packet.payload, &mut self.pending);
+            self.repaired += told as u64;
+            self.concealed += (hole - told) as u64;
         }
+        let units = u64::from(duration) * u64::from(parameters.clock_rate) / u64::from(SAMPLE_RATE);
+        voice.next_timestamp = Some(RtpTimestamp(packet.timestamp.0.wrapping_add(units as u32)));
+        let Some((_, decoder)) = &mut voice.decoder else { return };
         let mut sound = match decoder.decode(&packet.payload) {
             Ok(sound) => stereo(&sound),
             Err(_) => {
@@ -211,7 +245,7 @@ impl AudioTrack {
         if sound.is_empty() {
             return;
         }
-        let pause = if popped.missing > 0 { DEADBAND } else { PAUSE };
+        let pause = if popped.missing > 0 && hole.is_none() { DEADBAND } else { PAUSE };
         if voice.next.is_some_and(|next| target - next > pause) {
             voice.fall_silent(&mut self.pending);
         }
@@ -234,6 +268,27 @@ impl AudioTrack {
 }
 
 impl Voice {
+    /// How many samples lie between the newest packet and one with this timestamp whose place is `target`, if that is a loss to be
+    /// concealed. Timestamps tell it exactly, if they can be believed.
+    fn hole_before(&self, timestamp: RtpTimestamp, target: i64, clock_rate: u32) -> Option<usize> {
+        let by_time = target - self.next?;
+        let units = timestamp.since(self.next_timestamp?);
+        let by_timestamp = units.saturating_mul(i64::from(SAMPLE_RATE)) / i64::from(clock_rate.max(1));
+        let hole = if (by_timestamp - by_time).abs() <= PAUSE { by_timestamp } else { by_time };
+        (DEADBAND..=MAX_CONCEALED).contains(&hole).then_some(hole as usize)
+    }
+
+    /// Conceals a hole that ends with this packet, which is to be decoded next; how much of it the packet told.
+    fn fill(&mut self, hole: usize, packet: &[u8], pending: &mut Pending) -> usize {
+        let Some((next, (codec, decoder))) = self.next.zip(self.decoder.as_mut()) else { return 0 };
+        let redundancy = if *codec == Codec::Opus { opus_redundancy(packet) } else { None };
+        let told = redundancy.map_or(0, |samples| samples as usize);
+        let told = if told <= hole && hole.is_multiple_of(GRAIN) { told } else { 0 };
+        let sound = if told > 0 { decoder.conceal_before(hole, packet) } else { decoder.conceal(hole) };
+        self.put(next, stereo(&sound), pending);
+        told
+    }
+
     fn put(&mut self, at: i64, sound: Vec<[f32; 2]>, pending: &mut Pending) {
         self.last = sound.last().copied().unwrap_or_default();
         self.next = Some(at + sound.len() as i64);
@@ -290,6 +345,9 @@ fn stretched(sound: Vec<[f32; 2]>, by: i64) -> Vec<[f32; 2]> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod loss;
 
 #[cfg(test)]
 mod tests {

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use roomreel_shared::batch::{Packet, PacketData};
 use roomreel_shared::event::{Codec, CodecParameters, Producer};
 use roomreel_shared::rtcp;
-use roomreel_shared::rtp::{PacketView, PayloadType, SequenceNumber, Ssrc};
+use roomreel_shared::rtp::{PacketView, PayloadType, RtpTimestamp, SequenceNumber, Ssrc};
 use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
-use crate::depacketize::audio::primary_of_red;
+use crate::depacketize::audio::{RedBlock, blocks_of_red};
+use crate::depacketize::orientation::{self, Orientation};
 use crate::depacketize::reorder::{MediaPacket, Popped, Pushed, Reorder};
 use crate::timeline::clock::{MediaPosition, ParticipantClock, StreamClock};
 
@@ -23,6 +24,9 @@ const MAX_STREAMS: usize = 16;
 /// Most SSRCs of retransmissions whose stream is remembered.
 const MAX_REPAIRS: usize = 64;
 
+/// Most packets before its own that a packet of redundant audio repeats.
+const MAX_REDUNDANCY: usize = 8;
+
 /// What became of a track's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IntakeQuality {
@@ -30,7 +34,7 @@ pub struct IntakeQuality {
     pub packets: u64,
     /// Packets that never came, not even again.
     pub lost: u64,
-    /// Packets that came again in time to fill a hole.
+    /// Packets that came again in time to fill a hole: retransmitted, or repeated in redundant audio (RFC 2198).
     pub recovered: u64,
     /// Packets that came after their turn.
     pub late: u64,
@@ -42,6 +46,14 @@ pub struct IntakeQuality {
     pub unknown_payload: u64,
     /// Sender reports that contradict the others.
     pub rejected_reports: u64,
+}
+
+impl IntakeQuality {
+    /// What is to be said in words of a track of which nothing could be taken.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        (self.packets == 0 && self.unknown_payload > 0)
+            .then(|| format!("{} packets, all of payload types that were not announced", self.unknown_payload))
+    }
 }
 
 /// One RTP stream of a track.
@@ -59,20 +71,24 @@ struct Received {
     receive: RoomTime,
 }
 
-/// A packet that was sent again, under the SSRC of retransmissions.
-struct Retransmitted {
+/// A packet that was sent again.
+struct SentAgain {
     ssrc: Ssrc,
+    /// It is the SSRC of the packet's own stream, not that of its retransmissions.
+    is_own: bool,
     packet: MediaPacket,
 }
 
 /// A track's packets.
 pub(crate) struct Intake {
     producer: Producer,
+    /// Of the header extension that tells how a camera is held.
+    orientation_id: Option<u8>,
     streams: BTreeMap<Ssrc, RtpStream>,
     /// Which stream an SSRC of retransmissions repairs.
     repairs: BTreeMap<Ssrc, Ssrc>,
     received: Vec<Received>,
-    retransmitted: Vec<Retransmitted>,
+    sent_again: Vec<SentAgain>,
     quality: IntakeQuality,
 }
 
@@ -81,11 +97,12 @@ impl Intake {
         let repairs =
             producer.encodings.iter().filter_map(|encoding| Some((encoding.rtx_ssrc?, encoding.ssrc))).collect();
         Self {
+            orientation_id: producer.extension_id(orientation::URI),
             producer,
             streams: BTreeMap::new(),
             repairs,
             received: Vec::new(),
-            retransmitted: Vec::new(),
+            sent_again: Vec::new(),
             quality: IntakeQuality::default(),
         }
     }
@@ -150,7 +167,9 @@ impl Intake {
             payload_type: view.payload_type(),
             payload: view.payload(),
             time: receive,
+            orientation: self.orientation_id.and_then(|id| Orientation::parse(view.extension(id)?)),
         };
+        let clock_rate = parameters.clock_rate;
         match &parameters.codec {
             Codec::Rtx => {
                 let original = parameters.format_parameter("apt").and_then(|apt| apt.parse().ok()).map(PayloadType);
@@ -158,13 +177,16 @@ impl Intake {
                 return;
             }
             Codec::Fec => return,
-            Codec::Red => match primary_of_red(&packet.payload) {
-                Some((payload_type, primary)) => (packet.payload_type, packet.payload) = (payload_type, primary),
-                None => packet.payload = Bytes::new(),
-            },
+            Codec::Red => {
+                let blocks = blocks_of_red(&packet.payload).unwrap_or_default();
+                self.receive_redundant(&packet, view.ssrc(), &blocks);
+                match blocks.into_iter().next_back() {
+                    Some(own) => (packet.payload_type, packet.payload) = (own.payload_type, own.payload),
+                    None => packet.payload = Bytes::new(),
+                }
+            }
             _ => {}
         }
-        let clock_rate = parameters.clock_rate;
         if self.producer.codec(packet.payload_type).is_none_or(|inner| inner.codec == Codec::Fec) {
             packet.payload = Bytes::new();
         }
@@ -174,13 +196,33 @@ impl Intake {
         self.received.push(Received { ssrc: view.ssrc(), packet, position, receive });
     }
 
+    /// RFC 2198: what packets before this one held. They have no numbers; senders repeat the packets directly before, in order.
+    fn receive_redundant(&mut self, packet: &MediaPacket, ssrc: Ssrc, blocks: &[RedBlock]) {
+        let Some((_, before)) = blocks.split_last() else { return };
+        for (distance, block) in (1_u16..).zip(before.iter().rev()).take(MAX_REDUNDANCY) {
+            if block.payload.is_empty() || block.age == 0 {
+                continue;
+            }
+            let packet = MediaPacket {
+                sequence: SequenceNumber(packet.sequence.0.wrapping_sub(distance)),
+                timestamp: RtpTimestamp(packet.timestamp.0.wrapping_sub(block.age)),
+                marker: false,
+                payload_type: block.payload_type,
+                payload: block.payload.clone(),
+                time: packet.time,
+                orientation: None,
+            };
+            self.sent_again.push(SentAgain { ssrc, is_own: true, packet });
+        }
+    }
+
     /// RFC 4588 section 4: the payload begins with the original sequence number. A probe has none.
     fn receive_retransmitted(&mut self, mut packet: MediaPacket, ssrc: Ssrc, original: Option<PayloadType>) {
         let Some((&[high, low], original)) = packet.payload.first_chunk().zip(original) else { return };
         packet.sequence = SequenceNumber(u16::from_be_bytes([high, low]));
         packet.payload = packet.payload.slice(2..);
         packet.payload_type = original;
-        self.retransmitted.push(Retransmitted { ssrc, packet });
+        self.sent_again.push(SentAgain { ssrc, is_own: false, packet });
     }
 
     /// The only stream, or the only one that waits for this number.
@@ -216,16 +258,23 @@ impl Intake {
             }
         }
         // Only now it is known which stream lacks what.
-        for Retransmitted { ssrc, mut packet } in std::mem::take(&mut self.retransmitted) {
-            let repaired = self.repairs.get(&ssrc).copied().or_else(|| self.guess_repaired(packet.sequence));
+        for SentAgain { ssrc, is_own, mut packet } in std::mem::take(&mut self.sent_again) {
+            let repaired = match is_own {
+                true => Some(ssrc),
+                false => self.repairs.get(&ssrc).copied().or_else(|| self.guess_repaired(packet.sequence)),
+            };
             let Some((repaired, stream)) = repaired.and_then(|ssrc| Some((ssrc, self.streams.get_mut(&ssrc)?))) else {
                 continue;
             };
+            // Nearly all of it is redundant indeed.
+            if is_own && !stream.order.misses(packet.sequence) {
+                continue;
+            }
             let Some(position) = stream.clock.position(packet.timestamp, packet.time) else { continue };
             packet.time = stream.clock.room_time(position, participant);
             // A retransmission of what has come all the same is as it should be.
             if stream.order.push_retransmitted(packet) == Pushed::Waiting {
-                if self.repairs.len() < MAX_REPAIRS {
+                if !is_own && self.repairs.len() < MAX_REPAIRS {
                     self.repairs.insert(ssrc, repaired);
                 }
                 self.quality.recovered += 1;
@@ -269,6 +318,28 @@ mod tests {
         assert_eq!(payloads(&mut intake, 1).into_iter().nth(1), Some((11, seven)));
         assert_eq!(payloads(&mut intake, 2).into_iter().nth(1), Some((501, Bytes::from_static(&[8]))));
         assert_eq!((intake.quality().packets, intake.quality().recovered), (4, 2));
+    }
+
+    #[test]
+    fn redundancy_fills_holes() {
+        let mut intake = Intake::new(producer(vec![codec(111, Codec::Opus, 48_000), codec(63, Codec::Red, 48_000)]));
+        let mut clock = ParticipantClock::default();
+        // Each repeats the two before it: 960 and 1920 units ago, one byte each. 3, 4, 7, 8 and 9 are lost.
+        for number in [1_u8, 2, 5, 6, 10] {
+            let payload = [0xef, 0x1e, 0, 1, 0xef, 0x0f, 0, 1, 111, number - 1, number, number + 1];
+            let timestamp = u32::from(number) * 960;
+            intake.receive(
+                &rtp(1, 63, number.into(), timestamp, false, &payload, i64::from(number) * 20_000),
+                &mut clock,
+            );
+        }
+        intake.place(&clock);
+        let found = payloads(&mut intake, 1);
+        // What lies before the first packet is nobody's.
+        let expected =
+            [1_u8, 2, 3, 4, 5, 6, 8, 9, 10].map(|number| (number.into(), Bytes::copy_from_slice(&[number + 1])));
+        assert_eq!(found, expected);
+        assert_eq!((intake.quality().packets, intake.quality().recovered), (5, 4));
     }
 
     #[test]

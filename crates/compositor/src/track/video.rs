@@ -12,10 +12,11 @@ use roomreel_shared::rtp::{PayloadType, Ssrc};
 use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
-use super::assemble::Assembler;
+use super::assemble::{Assembler, Unusable};
 use super::intake::{Intake, IntakeQuality};
 use crate::decode::{Error, VideoDecoder};
 use crate::depacketize::CodedPicture;
+use crate::depacketize::orientation::Orientation;
 use crate::depacketize::reorder::Reorder;
 use crate::engine::witness;
 use crate::frame::Picture;
@@ -45,18 +46,48 @@ pub struct VideoQuality {
     pub intake: IntakeQuality,
     /// Pictures that were decoded.
     pub decoded_pictures: u64,
-    /// Pictures that lacked a packet or were malformed.
+    /// Pictures that could not be given to a decoder: a packet of them or of what they build on was missing, or they were malformed.
     pub lost_pictures: u64,
     /// Times a decoder refused a picture.
     pub decoder_errors: u64,
     /// Time in which an older picture stood for the one that should have been seen, milliseconds.
     pub frozen_ms: u64,
+    /// Key pictures that were whole.
+    pub key_pictures: u64,
+    /// Of the lost pictures those whose payloads were damaged.
+    pub malformed_pictures: u64,
+    /// Of the lost pictures those that were whole, and came before any key picture.
+    pub keyless_pictures: u64,
+}
+
+/// Pictures that reach no decoder, and why.
+#[derive(Debug, Default)]
+struct Blemishes {
+    key_pictures: u64,
+    lost: u64,
+    malformed: u64,
+    keyless: u64,
+    /// Name of a codec that is not decoded here.
+    unsupported: Option<String>,
+}
+
+impl Blemishes {
+    fn count(&mut self, why: Unusable) {
+        self.lost += u64::from(why != Unusable::Empty);
+        match why {
+            Unusable::Empty | Unusable::Lost => {}
+            Unusable::Malformed => self.malformed += 1,
+            Unusable::Keyless => self.keyless += 1,
+            Unusable::Unsupported(name) => self.unsupported = Some(name),
+        }
+    }
 }
 
 struct Waiting {
     time: RoomTime,
     payload_type: PayloadType,
     coded: CodedPicture,
+    orientation: Orientation,
 }
 
 /// One simulcast layer, or the only stream there is.
@@ -66,7 +97,9 @@ struct Layer {
     /// Begins with a key picture, unless the layer is the one being decoded.
     backlog: VecDeque<Waiting>,
     backlog_bytes: usize,
+    /// Upright.
     size: Option<(u32, u32)>,
+    orientation: Orientation,
     newest: RoomTime,
 }
 
@@ -78,7 +111,7 @@ impl Layer {
 
     fn drop_until_key(&mut self) {
         self.clear();
-        self.assembler.awaits_key = true;
+        self.assembler.await_key();
     }
 
     fn pop(&mut self) -> Option<Waiting> {
@@ -97,22 +130,26 @@ impl Layer {
         end: RoomTime,
         order: &mut Reorder,
         producer: &Producer,
-        quality: &mut VideoQuality,
+        blemishes: &mut Blemishes,
     ) -> u64 {
         let mut missing = 0;
         while let Some(packets) = order.pop_picture_before(end) {
             missing += packets.missing_before + packets.missing_within;
+            self.orientation = packets.orientation.unwrap_or(self.orientation);
+            let orientation = self.orientation;
             match self.assembler.picture(&packets, producer) {
-                Some(coded) => {
+                Ok(coded) => {
+                    blemishes.key_pictures += u64::from(coded.is_key);
                     if coded.is_key {
                         self.clear();
-                        self.size = coded.size.or(self.size);
+                        self.size = coded.size.map(|(width, height)| orientation.upright(width, height)).or(self.size);
                     }
                     self.newest = packets.time;
                     self.backlog_bytes += coded.data.len();
-                    self.backlog.push_back(Waiting { time: packets.time, payload_type: packets.payload_type, coded });
+                    let payload_type = packets.payload_type;
+                    self.backlog.push_back(Waiting { time: packets.time, payload_type, coded, orientation });
                 }
-                None => quality.lost_pictures += u64::from(!packets.payloads.is_empty()),
+                Err(why) => blemishes.count(why),
             }
         }
         missing
@@ -132,8 +169,7 @@ pub struct VideoTrack {
     decoder: Option<(Codec, VideoDecoder)>,
     shown: Option<(RoomTime, Picture)>,
     last_look: Option<RoomTime>,
-    /// It had a tile once.
-    was_wanted: bool,
+    blemishes: Blemishes,
     frozen_us: u64,
     quality: VideoQuality,
 }
@@ -152,7 +188,7 @@ impl VideoTrack {
             decoder: None,
             shown: None,
             last_look: None,
-            was_wanted: false,
+            blemishes: Blemishes::default(),
             frozen_us: 0,
             quality: VideoQuality::default(),
         }
@@ -171,7 +207,15 @@ impl VideoTrack {
     /// What is to be said of it so far.
     #[must_use]
     pub fn quality(&self) -> VideoQuality {
-        VideoQuality { intake: self.intake.quality(), frozen_ms: self.frozen_us / 1000, ..self.quality }
+        VideoQuality {
+            intake: self.intake.quality(),
+            lost_pictures: self.blemishes.lost,
+            frozen_ms: self.frozen_us / 1000,
+            key_pictures: self.blemishes.key_pictures,
+            malformed_pictures: self.blemishes.malformed,
+            keyless_pictures: self.blemishes.keyless,
+            ..self.quality
+        }
     }
 
     /// Moves to `t`, which never falls, without showing anything. Undecoded pictures pile up no further than from the newest
@@ -181,7 +225,7 @@ impl VideoTrack {
         let mut missing = 0;
         for (ssrc, stream) in self.intake.streams() {
             let layer = self.layers.entry(ssrc).or_default();
-            missing += layer.take_before(end, &mut stream.order, &self.producer, &mut self.quality);
+            missing += layer.take_before(end, &mut stream.order, &self.producer, &mut self.blemishes);
             if layer.is_full() && self.current != Some(ssrc) && self.current.is_some() {
                 layer.drop_until_key();
             }
@@ -196,11 +240,23 @@ impl VideoTrack {
         }
     }
 
-    /// It had a tile and packets, and nothing could be made of them.
+    /// What is to be said of it in words: why there is no picture, or not every one.
     #[must_use]
-    pub fn is_undecodable(&self) -> bool {
-        let refused = self.quality.decoder_errors + self.quality.lost_pictures;
-        self.was_wanted && self.quality.decoded_pictures == 0 && refused > 0
+    pub fn complaint(&self) -> Option<String> {
+        let quality = self.quality();
+        if let Some(codec) = &self.blemishes.unsupported {
+            return Some(format!("codec {codec} is not supported; it stays a placeholder"));
+        }
+        if let Some(why) = quality.intake.complaint() {
+            return Some(why);
+        }
+        let undecodable = quality.decoder_errors + quality.malformed_pictures;
+        let placeholder = if quality.decoded_pictures == 0 { "; it stays a placeholder" } else { "" };
+        if quality.key_pictures == 0 && quality.keyless_pictures > 0 {
+            let pictures = quality.keyless_pictures;
+            return Some(format!("no key frame ever arrived, and {pictures} pictures build on one{placeholder}"));
+        }
+        (undecodable > 0).then(|| format!("{undecodable} pictures are damaged and could not be decoded{placeholder}"))
     }
 
     /// The track shows nothing now, by its owner's wish: what was seen before is not to be seen again.
@@ -211,7 +267,6 @@ impl VideoTrack {
 
     /// The picture at `t`, which never falls, for a tile of `width` x `height` pixels. `None` before the first one.
     pub fn picture(&mut self, t: RoomTime, width: u32, height: u32) -> Option<Picture> {
-        self.was_wanted = true;
         self.pass(t);
         if let Some(better) = self.better_layer(t, width, height) {
             self.follow(better);
@@ -231,7 +286,7 @@ impl VideoTrack {
         }
         let current = self.current.and_then(|ssrc| self.layers.get(&ssrc));
         let is_dead =
-            current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.assembler.awaits_key);
+            current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.assembler.awaits_key());
         match self.better {
             _ if is_dead || self.shown.is_none() => Some(best),
             Some((ssrc, since)) if ssrc == best => {
@@ -252,7 +307,7 @@ impl VideoTrack {
     fn best_layer(&self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
         let can_show = |ssrc: Ssrc, layer: &Layer| {
             let is_on = self.layers.len() == 1 || t.micros_since(layer.newest) <= LAYER_OFF_US;
-            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.assembler.awaits_key))
+            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.assembler.awaits_key()))
         };
         let size = |layer: &Layer| layer.size.unwrap_or_default();
         let candidates = || self.layers.iter().filter(|(ssrc, layer)| can_show(**ssrc, layer));
@@ -301,7 +356,8 @@ impl VideoTrack {
                 Ok(pictures) => {
                     self.quality.decoded_pictures += pictures.len() as u64;
                     if let Some((time_us, picture)) = pictures.into_iter().next_back() {
-                        self.shown = Some((RoomTime::from_micros(time_us), picture));
+                        let upright = picture.turned(waiting.orientation);
+                        self.shown = Some((RoomTime::from_micros(time_us), upright));
                     }
                 }
                 Err(_) => {
@@ -321,7 +377,7 @@ impl VideoTrack {
         let Some((shown_at, _)) = &self.shown else { return };
         let age = t.micros_since(*shown_at);
         let awaits_key =
-            self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.assembler.awaits_key);
+            self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.assembler.awaits_key());
         if awaits_key || (!self.is_screen && age > FROZEN_US) {
             self.frozen_us += since_last.unsigned_abs();
         }

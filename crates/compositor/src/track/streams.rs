@@ -1,0 +1,155 @@
+//! Real streams with layers: what is lost of them, and what is seen all the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use bytes::Bytes;
+use roomreel_shared::batch::{Packet, PacketData};
+use roomreel_shared::event::{Codec, HeaderExtension};
+use roomreel_shared::rtp::PacketView;
+use roomreel_shared::time::RoomTime;
+
+use super::VideoTrack;
+use super::assemble::Assembler;
+use super::tests_support::{codec, producer, rtp};
+use crate::decode::VideoDecoder;
+use crate::depacketize::VideoDepacketizer;
+use crate::depacketize::orientation;
+use crate::depacketize::reorder::{MediaPacket, Reorder};
+use crate::render::tests::vp8_of;
+use crate::timeline::clock::ParticipantClock;
+
+/// The packets of a file of rtptools, and when they were sent, milliseconds.
+pub(super) fn stream(name: &str) -> Vec<(i64, PacketView)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streams").join(name);
+    let file = Bytes::from(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())));
+    let mut rest = file.slice(file.iter().position(|byte| *byte == b'\n').expect("a first line") + 17..);
+    let mut packets = Vec::new();
+    while rest.len() > 8 {
+        let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
+        let at = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
+        packets.push((i64::from(at), PacketView::parse(rest.slice(8..length)).expect("RTP")));
+        rest = rest.slice(length..);
+    }
+    packets
+}
+
+/// The luma of each picture that can be decoded, by its timestamp.
+fn seen(of: &Codec, packets: &[(i64, PacketView)], lost: &BTreeSet<usize>) -> BTreeMap<i64, Vec<u8>> {
+    let payload_type = packets[0].1.payload_type();
+    let media = producer(vec![codec(payload_type.0, of.clone(), 90_000)]);
+    let first = packets[0].1.timestamp();
+    let mut order = Reorder::default();
+    for (_, (at, view)) in packets.iter().enumerate().filter(|(index, _)| !lost.contains(index)) {
+        let packet = MediaPacket {
+            sequence: view.sequence_number(),
+            timestamp: view.timestamp(),
+            marker: view.marker(),
+            payload_type,
+            payload: view.payload(),
+            time: RoomTime::from_micros(view.timestamp().since(first)),
+            orientation: None,
+        };
+        order.push(packet, RoomTime::from_micros(at * 1000));
+    }
+    let mut assembler = Assembler::default();
+    let mut decoder = VideoDecoder::new(of).expect("a decoder");
+    let mut seen = BTreeMap::new();
+    while let Some(packets) = order.pop_picture_before(RoomTime::from_micros(i64::MAX)) {
+        let Ok(coded) = assembler.picture(&packets, &media) else { continue };
+        for (at, picture) in
+            decoder.decode(&coded.data, packets.time.as_micros()).expect("nothing that it builds on is missing")
+        {
+            let rows = picture.y().chunks(picture.stride(0)).map(|row| &row[..picture.width()]);
+            seen.insert(at, rows.collect::<Vec<_>>().concat());
+        }
+    }
+    seen
+}
+
+const STREAMS: [(&str, Codec); 5] = [
+    ("vp8-l1t3.rtpdump", Codec::Vp8),
+    ("vp9-l1t3.rtpdump", Codec::Vp9),
+    ("vp9-l2t2.rtpdump", Codec::Vp9),
+    ("vp9-l3t3-key.rtpdump", Codec::Vp9),
+    ("h264-l1t3.rtpdump", Codec::H264),
+];
+
+#[test]
+fn what_is_shown_after_a_loss_is_what_was_meant() {
+    for (name, of) in STREAMS {
+        let packets = stream(name);
+        let whole = seen(&of, &packets, &BTreeSet::new());
+        let pictures: BTreeSet<_> = packets.iter().map(|(_, view)| view.timestamp().0).collect();
+        assert_eq!(whole.len(), pictures.len(), "{name}");
+        let mut random = 1_u32;
+        let mut shown = 0;
+        for _ in 0..12 {
+            // The key picture at the beginning is there; of the rest one in thirty is lost.
+            let lost = (12..packets.len()).filter(|_| {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                random >> 8 & 0xff < 8
+            });
+            let damaged = seen(&of, &packets, &lost.collect());
+            for (at, luma) in &damaged {
+                assert!(whole[at] == *luma, "{name}: the picture at {at} shows something else");
+            }
+            shown += damaged.len();
+        }
+        eprintln!("{name}: {shown} of {} pictures", 12 * whole.len());
+    }
+}
+
+#[test]
+fn a_lost_picture_of_an_upper_layer_freezes_nothing() {
+    for (name, of) in STREAMS {
+        let packets = stream(name);
+        let depacketizer = VideoDepacketizer::new(&codec(96, of.clone(), 90_000)).expect("rendered");
+        let upper: BTreeMap<_, _> = (packets.iter().enumerate())
+            .filter(|(_, (_, view))| !view.payload().is_empty())
+            .filter_map(|(index, (_, view))| Some((index, depacketizer.marks(&[view.payload()])?)))
+            .filter(|(_, marks)| marks.temporal == 2 || marks.discardable)
+            .collect();
+        if name.contains("t3") {
+            assert!(upper.len() > packets.len() / 20, "{name} has {} of {}", upper.len(), packets.len());
+        }
+        let whole = seen(&of, &packets, &BTreeSet::new()).len();
+        for (index, _) in upper.iter().step_by(5) {
+            let left = seen(&of, &packets, &BTreeSet::from([*index])).len();
+            // The layer goes on at its next picture that builds on the base alone.
+            assert!(whole - left <= 6, "{name}: packet {index} costs {} of {whole}", whole - left);
+        }
+    }
+}
+
+#[test]
+fn a_phone_that_is_held_upright_is_shown_upright() {
+    let mut media = producer(vec![codec(96, Codec::Vp8, 90_000)]);
+    media.header_extensions = vec![HeaderExtension { id: 3, uri: orientation::URI.to_owned() }];
+    let mut track = VideoTrack::new(media);
+    let mut participant = ParticipantClock::default();
+    for (index, picture) in (0_u16..).zip(vp8_of((320, 180), 9999, 10, |index| [index as u8, 128, 128])) {
+        let at = i64::from(index) * 100_000;
+        let packet = rtp(1, 96, index, u32::from(index) * 9000, true, &[&[0x10], &picture[..]].concat(), at);
+        let PacketData::Rtp(plain) = &packet.data else { panic!("it is RTP") };
+        // Said with the key picture, then when the phone is turned.
+        let value = match index {
+            0 => 1,
+            6 => 0,
+            _ => {
+                track.receive(&packet, &mut participant);
+                continue;
+            }
+        };
+        let extension = [0xbe, 0xde, 0, 1, 0x30, value, 0, 0];
+        let bytes = [&[plain[0] | 0x10], &plain[1..12], &extension, &plain[12..]].concat();
+        let data = PacketData::Rtp(bytes.into());
+        track.receive(&Packet { time: packet.time, data }, &mut participant);
+    }
+    track.place(&participant);
+    let sizes = (0..10).map(|index| {
+        let picture = track.picture(RoomTime::from_micros(index * 100_000), 320, 320).expect("there is one");
+        (picture.width(), picture.height())
+    });
+    assert_eq!(sizes.collect::<Vec<_>>(), [vec![(180, 320); 6], vec![(320, 180); 4]].concat());
+}
