@@ -60,13 +60,14 @@ impl AudioDecoder {
         if packet.is_empty() || packet.len() > MAX_PACKET_BYTES {
             return Err(Error::damaged(&self.codec, format!("a packet of {} bytes", packet.len())));
         }
-        let sound = match &mut self.decoder {
+        let mut sound = match &mut self.decoder {
             Decoder::Opus(opus) => {
                 opus.make_room_for(packet);
                 opus.decode(packet).ok_or_else(|| Error::damaged(&self.codec, "libopus refuses it"))?
             }
             Decoder::Other(libav) => libav.decode(packet)?,
         };
+        keep_within_scale(&mut sound);
         self.concealed = 0;
         self.remember(&sound);
         Ok(sound)
@@ -100,6 +101,7 @@ impl AudioDecoder {
 
     /// Cuts sound to a length, or lets it die away where it is too short.
     fn exactly(&mut self, samples: usize, mut sound: Vec<f32>) -> Vec<f32> {
+        keep_within_scale(&mut sound);
         self.remember(&sound);
         for index in 0..samples.saturating_sub(sound.len() / 2) {
             let gain = 1.0 - (index.min(FADE) as f32 / FADE as f32);
@@ -114,6 +116,13 @@ impl AudioDecoder {
         if let [.., left, right] = *samples {
             self.last = [left, right];
         }
+    }
+}
+
+/// A damaged packet can be decoded to a million times full scale: one sample of it would turn everybody else down for seconds.
+fn keep_within_scale(sound: &mut [f32]) {
+    for sample in sound {
+        *sample = if sample.is_nan() { 0.0 } else { sample.clamp(-1.0, 1.0) };
     }
 }
 

@@ -7,6 +7,7 @@ use ffmpeg::{ChannelLayout, Dictionary, frame};
 use proptest::prelude::*;
 use roomreel_compositor::decode::{AudioDecoder, Error, VideoDecoder};
 use roomreel_compositor::frame::Canvas;
+use roomreel_compositor::mix::Mixer;
 use roomreel_shared::event::Codec;
 
 use crate::support::{paint, tone};
@@ -184,6 +185,38 @@ fn every_audio_codec_comes_back_at_48_khz_in_stereo() {
         assert!(long[90_000..].iter().all(|sample| sample.abs() < 1e-3), "{name} falls silent");
         assert_eq!(decoder.decode(&packets[0]).map(|samples| samples.len()), Ok(1920), "{name} goes on after a loss");
     }
+}
+
+#[test]
+fn a_damaged_packet_silences_nobody() {
+    let mut decoder = AudioDecoder::new(&Codec::Opus, 48_000, 2).expect("a decoder");
+    let (mut mixer, mut state) = (Mixer::new(), 1_u32);
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    let mut mixed = Vec::new();
+    for frame in 0..200 {
+        // Five frames of nonsense, full band and of 20 ms, then five of silence.
+        let damaged = if frame % 10 < 5 {
+            let packet: Vec<u8> = std::iter::once(0xfc).chain((0..200).map(|_| noise())).collect();
+            decoder.decode(&packet).expect("libopus takes any of them")
+        } else {
+            vec![0.0; 1920]
+        };
+        let concealed = decoder.conceal(480);
+        assert!(damaged.iter().chain(&concealed).all(|sample| sample.abs() <= 1.0), "frame {frame}");
+        let mut sum = vec![[0.0; 2]; 960];
+        for (source, sound) in [("victim", tone(frame * 960, 960)), ("damaged", damaged)] {
+            mixer.add(&mut sum, &source, sound.as_chunks().0, true);
+        }
+        mixed = mixer.finish(sum);
+        if frame % 10 > 5 {
+            let peak = mixed.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
+            assert!(peak > 0.125, "frame {frame}: the other is heard at {peak} of 0.25");
+        }
+    }
+    assert!(purity(&mixed) > 0.9);
 }
 
 #[test]
