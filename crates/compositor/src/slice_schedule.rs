@@ -4,6 +4,9 @@
 //! the slice's end plus the reorder allowance; or when the log has moved on that far without one, so that a track that
 //! fell silent holds up nobody; or when the final window is in. Nothing assumes that the two clocks run at one speed.
 //!
+//! A room that falls silent as a whole holds up its slices: a recording that ends as idle ended when the room was last heard, and a
+//! slice behind that would be one too many. They are due together when it is heard again, or when the recording has ended.
+//!
 //! Owns which slices exist and where they are cut. Does not own rendering.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +51,8 @@ pub struct SliceSchedule {
     stretch: Range<Duration>,
     room_start: Option<RoomTime>,
     log: LogTime,
+    /// Where the log last brought anything from the room.
+    heard: LogTime,
     /// The room as a whole, as if it were a track that never ends.
     room: Option<Seen>,
     /// Tracks that are expected to send.
@@ -73,6 +78,7 @@ impl SliceSchedule {
             stretch,
             room_start: None,
             log: LogTime::from_micros(i64::MIN),
+            heard: LogTime::from_micros(i64::MIN),
             room: None,
             live: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -92,6 +98,9 @@ impl SliceSchedule {
             Some(seen) => advance(seen, header.room_seen),
             None => Seen { room: header.room_seen, log },
         });
+        if !window.segments.is_empty() || window.events.iter().any(|stored| stored.writer.sfu().is_some()) {
+            self.heard = log;
+        }
         for stored in &window.events {
             if let Writer::Sfu(sfu) = &stored.writer {
                 self.on_event(sfu, &stored.event.kind, stored.event.time);
@@ -155,11 +164,14 @@ impl SliceSchedule {
         let last = end >= length;
         let end = end.min(length);
         let complete_at = room_start + self.stretch.start + end + REORDER_ALLOWANCE;
-        let passed = |seen: &Seen| {
+        let passed = |seen: &Seen, log: LogTime| {
             let missing_us = complete_at.micros_since(seen.room);
-            missing_us <= 0 || self.log.micros_since(seen.log) >= missing_us
+            missing_us <= 0 || log.micros_since(seen.log) >= missing_us
         };
-        if !self.room.iter().chain(self.live.values()).all(passed) {
+        // A clock of the room that stands still while the room is heard was set back: the log stands in for it.
+        let is_due = self.room.iter().all(|room| passed(room, self.heard))
+            && self.live.values().all(|track| passed(track, self.log));
+        if !is_due {
             return None;
         }
         self.finished = last;
@@ -179,6 +191,7 @@ mod tests {
     use roomreel_shared::batch::Incarnation;
     use roomreel_shared::event::{Codec, CodecParameters, Encoding, Producer, RoomEvent, StopReason};
     use roomreel_shared::id::{PeerId, RecordingId, RoomId, TenantId};
+    use roomreel_shared::late::Division;
     use roomreel_shared::policy::TrackKind;
     use roomreel_shared::rtp::{PayloadType, Ssrc};
     use roomreel_shared::window::{self, Final, Header, SealedSegment, SegmentFrames};
@@ -303,6 +316,33 @@ mod tests {
         // The log has 4 s to go on without b until it counts as 1.5 s ahead.
         assert_eq!(numbers(&story.window(8.0, &[], &[("a", 8.0)], None)), [0]);
         assert_eq!(numbers(&story.window(12.0, &[], &[("a", 12.0)], None)), [1]);
+    }
+
+    #[test]
+    fn the_slices_of_a_silent_room_wait_for_its_voice_or_its_end() {
+        let mut silent = Story::new();
+        assert_eq!(numbers(&silent.window(4.6, &[(0.0, created("a"))], &[("a", 4.6)], None)), [0]);
+        assert_eq!(numbers(&silent.window(9.0, &[], &[("a", 9.0)], None)), [1]);
+        // A minute of ticks.
+        for _ in 0..15 {
+            assert!(silent.window(9.0, &[], &[], None).is_empty());
+        }
+        let mut heard = Story { schedule: silent.schedule.clone(), windows: silent.windows };
+        let due = heard.window(70.0, &[(69.9, EventKind::ActiveSpeaker { peer: None, level: 0 })], &[], None);
+        assert_eq!(numbers(&due), (2..17).collect::<Vec<_>>(), "what was held back comes at once");
+
+        let due = silent.window(9.0, &[], &[], Some(9.0));
+        assert_eq!(due.iter().map(|due| (due.number, due.end.as_secs(), due.last)).collect::<Vec<_>>(), [(2, 9, true)]);
+        let slices = Division::of(&(Duration::ZERO..Duration::from_secs(9)), Duration::from_secs(4)).slices;
+        assert_eq!(slices, 3, "as many as there were");
+    }
+
+    #[test]
+    fn a_room_whose_clock_was_set_back_goes_on() {
+        let mut story = Story::new();
+        assert_eq!(numbers(&story.window(4.6, &[(0.0, created("a"))], &[("a", 4.6)], None)), [0]);
+        assert_eq!(numbers(&story.window(4.6, &[], &[("a", 1.0)], None)), [1]);
+        assert_eq!(numbers(&story.window(4.6, &[], &[("a", 2.0)], None)), [2]);
     }
 
     #[test]

@@ -55,6 +55,22 @@ fn a_quiet_room_becomes_a_chain() {
 }
 
 #[test]
+fn a_room_ends_no_earlier_than_its_newest_media() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..10, 100);
+    // The SFU took the time before it told its last packets.
+    let writer = Writer::Sfu(sfu());
+    let event_no = log.event_no(&writer);
+    let event = RoomEvent { room: room(), incarnation: incarnation(1), event_no, time: room_time(700), kind: closed() };
+    log.push(&address(writer, Entry::Event), event.encode(), 1100);
+    let folded = fold(&spec(), &log.entries);
+    let newest = folded.windows.iter().flat_map(|window| &window.segments).map(|segment| segment.last_time).max();
+    let end = folded.windows.last().and_then(|window| window.header.end).expect("it has ended");
+    assert!(newest > Some(room_time(700)));
+    assert_eq!(Some(end.room_end), newest);
+}
+
+#[test]
 fn a_lost_batch_is_asked_for_then_declared_then_taken_late() {
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..5, 100);
