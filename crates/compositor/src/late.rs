@@ -204,7 +204,8 @@ impl Spans {
         if is_new {
             // Before the slice, whose presence says that it has been made.
             outputs::keep_webm(&*self.store, &self.keys, &self.spec, &mut slice).await?;
-            match self.store.create(&self.keys.slice(&self.spec.id, slice.number), fragment(&slice)).await {
+            let body = fragment(&slice).map_err(|source| Error::Slice { number: slice.number, source })?;
+            match self.store.create(&self.keys.slice(&self.spec.id, slice.number), body).await {
                 Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }

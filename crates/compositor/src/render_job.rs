@@ -380,7 +380,7 @@ impl Job {
         let spec = composite.spec.clone();
         outputs::keep_webm(&*self.ports.store, &self.keys, &spec, &mut slice).await?;
         let key = self.keys.slice(&spec.id, slice.number);
-        let body = fragment(&slice);
+        let body = fragment(&slice).map_err(|source| Error::Slice { number: slice.number, source })?;
         let put = tracing::info_span!(parent: &span, "put slice", %key, bytes = body.len());
         let stored = match self.ports.store.create(&key, body).instrument(put).await {
             Ok(()) => slice,

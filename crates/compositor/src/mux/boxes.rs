@@ -1,6 +1,7 @@
 //! The boxes of a track pair, and fragments written.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use mp4_atom::Encode as _;
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig};
 use mp4_atom::{
     Audio, Avc1, Avcc, AvccExt, Codec, Colr, Dinf, Dref, DrefEntry, Edts, Elst, ElstEntry, Esds, FourCC, Ftyp, Hdlr,
@@ -8,6 +9,7 @@ use mp4_atom::{
     Trex, Trun, TrunEntry, Url, Visual, Vmhd,
 };
 
+use super::parse::{Error, error};
 use crate::encode::{AudioConfig, EncodedSlice, REORDER_TICKS, Sample, VideoConfig};
 
 pub(super) const VIDEO_TRACK: u32 = 1;
@@ -36,10 +38,9 @@ pub fn init_segment(video: &VideoConfig, audio: &AudioConfig) -> Bytes {
 
 /// The fragment of one slice: all its video, then all its audio.
 ///
-/// # Panics
-/// If the slice has 2 GiB or more.
-#[must_use]
-pub fn fragment(slice: &EncodedSlice) -> Bytes {
+/// # Errors
+/// [`Error`] if the slice has 2 GiB or more, or times that no fragment can hold.
+pub fn fragment(slice: &EncodedSlice) -> Result<Bytes, Error> {
     let tracks = [(VIDEO_TRACK, &slice.video), (AUDIO_TRACK, &slice.audio)];
     let sequence_number = u32::try_from(slice.number + 1).unwrap_or(u32::MAX);
     let build = |header_bytes: usize| {
@@ -47,15 +48,15 @@ pub fn fragment(slice: &EncodedSlice) -> Bytes {
         let mut moof = Moof { mfhd: Mfhd { sequence_number }, traf: Vec::new() };
         for (track, samples) in tracks {
             let Some(first) = samples.first() else { continue };
-            moof.traf.push(traf(track, first, samples, i32::try_from(offset).expect("a slice is far below 2 GiB")));
+            moof.traf.push(traf(track, first, samples, i32::try_from(offset).map_err(error)?)?);
             offset += samples.iter().map(|sample| sample.data.len()).sum::<usize>();
         }
         let mut bytes = BytesMut::new();
-        put(&mut bytes, &moof);
-        bytes
+        moof.encode(&mut bytes).map_err(error)?;
+        Ok::<_, Error>(bytes)
     };
     // The offsets point behind the header that holds them; its length does not depend on them.
-    let moof = build(build(0).len());
+    let moof = build(build(0)?.len())?;
     let media: usize = tracks.iter().flat_map(|(_, samples)| samples.iter()).map(|sample| sample.data.len()).sum();
     let mut bytes = BytesMut::with_capacity(moof.len() + media + 64);
     put(
@@ -63,21 +64,24 @@ pub fn fragment(slice: &EncodedSlice) -> Bytes {
         &Styp { major_brand: FourCC::new(b"msdh"), minor_version: 0, compatible_brands: brands(&[b"msdh", b"cmfs"]) },
     );
     bytes.put_slice(&moof);
-    bytes.put_u32(u32::try_from(media + 8).expect("a slice is far below 2 GiB"));
+    bytes.put_u32(u32::try_from(media + 8).map_err(error)?);
     bytes.put_slice(b"mdat");
     tracks.iter().flat_map(|(_, samples)| samples.iter()).for_each(|sample| bytes.put_slice(&sample.data));
-    bytes.freeze()
+    Ok(bytes.freeze())
 }
 
-fn traf(track_id: u32, first: &Sample, samples: &[Sample], data_offset: i32) -> Traf {
+fn traf(track_id: u32, first: &Sample, samples: &[Sample], data_offset: i32) -> Result<Traf, Error> {
     let is_video = track_id == VIDEO_TRACK;
-    let entry = |sample: &Sample| TrunEntry {
-        size: Some(sample.data.len() as u32),
-        flags: is_video.then_some(if sample.key { SYNC_SAMPLE } else { DEPENDENT_SAMPLE }),
-        cts: is_video.then_some(sample.pts - sample.dts + i64::from(REORDER_TICKS)),
-        duration: None,
+    let entry = |sample: &Sample| {
+        let offset = sample.pts.checked_sub(sample.dts).and_then(|offset| offset.checked_add(REORDER_TICKS.into()));
+        Ok(TrunEntry {
+            size: Some(sample.data.len() as u32),
+            flags: is_video.then_some(if sample.key { SYNC_SAMPLE } else { DEPENDENT_SAMPLE }),
+            cts: is_video.then_some(offset.ok_or_else(|| error("a time overflows"))?),
+            duration: None,
+        })
     };
-    Traf {
+    Ok(Traf {
         tfhd: Tfhd {
             track_id,
             default_sample_duration: Some(first.duration),
@@ -88,10 +92,10 @@ fn traf(track_id: u32, first: &Sample, samples: &[Sample], data_offset: i32) -> 
         tfdt: Some(Tfdt { base_media_decode_time: u64::try_from(first.dts).unwrap_or(0) }),
         trun: vec![Trun {
             data_offset: Some(data_offset),
-            samples: samples.iter().map(entry).collect::<Vec<_>>().into(),
+            samples: samples.iter().map(entry).collect::<Result<Vec<_>, Error>>()?.into(),
         }],
         ..Traf::default()
-    }
+    })
 }
 
 /// What a track is, but for its samples.

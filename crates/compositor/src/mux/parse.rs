@@ -6,12 +6,12 @@ use mp4_atom::{Decode as _, DecodeAtom as _, Header, Moof};
 use super::boxes::{AUDIO_TRACK, SYNC_SAMPLE, VIDEO_TRACK};
 use crate::encode::{EncodedSlice, REORDER_TICKS, Sample, SampleInfo, SliceTable};
 
-/// Why an object is not a fragment as [`super::fragment`] writes it.
+/// Why an object is not a fragment as [`super::fragment`] writes it, or a slice cannot be written as one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a slice: {0}")]
 pub struct Error(String);
 
-fn error(why: impl ToString) -> Error {
+pub(super) fn error(why: impl ToString) -> Error {
     Error(why.to_string())
 }
 

@@ -662,7 +662,8 @@ pub async fn keep_webm(
         return Ok(());
     }
     let pictures = EncodedSlice { number: slice.number, video: slice.webm.clone(), ..EncodedSlice::default() };
-    match store.create(&keys.webm_slice(&spec.id, slice.number), mux::fragment(&pictures)).await {
+    let body = mux::fragment(&pictures).map_err(|source| Error::Slice { number: slice.number, source })?;
+    match store.create(&keys.webm_slice(&spec.id, slice.number), body).await {
         Err(StoreError::AlreadyExists { .. }) => read_webm(store, keys, spec, slice).await,
         other => Ok(other?),
     }

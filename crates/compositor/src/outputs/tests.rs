@@ -70,7 +70,7 @@ async fn render(store: &Arc<dyn ObjectStore>, spec: &CompositeSpec, existing: u6
             let mut slice = slice.encoded;
             keep_webm(&**store, &keys, spec, &mut slice).await.expect("it is stored");
             let key = keys.slice(&spec.id, slice.number);
-            if store.create(&key, mux::fragment(&slice)).await.is_err() {
+            if store.create(&key, mux::fragment(&slice).expect("a small one")).await.is_err() {
                 let stored = mux::parse_fragment(&store.get(&key).await.expect("it stands")).expect("a slice");
                 slice = EncodedSlice { webm: slice.webm, ..stored };
             }

@@ -81,7 +81,7 @@ impl Render {
             number += 1;
             core.push_window(&window)?;
             while let Some(slice) = core.next_slice()? {
-                output.put(&keys.slice(&id, slice.encoded.number), fragment(&slice.encoded)).await?;
+                output.put(&keys.slice(&id, slice.encoded.number), fragment(&slice.encoded)?).await?;
                 parts.extend(joiner.push(&slice.encoded)?);
             }
         }
