@@ -19,6 +19,9 @@ const MAX_IN_ALL: u32 = 5;
 /// Kills from outside at the same moment of the same track that ban it: the kernel does so when memory is short.
 const MAX_KILLS: u32 = 3;
 
+/// Deaths at one slice, whoever is named, after which nobody is believed any more, unless a track is banned meanwhile.
+const MAX_IN_A_ROW: u32 = 16;
+
 /// What was being worked on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -54,6 +57,8 @@ pub(crate) struct Crashes {
     slice: u64,
     /// At that slice, by nobody.
     unexplained: u32,
+    /// At that slice, since a track was banned.
+    in_a_row: u32,
     at_slice: BTreeMap<TrackKey, u32>,
     kills: BTreeMap<Place, u32>,
     in_all: BTreeMap<TrackKey, u32>,
@@ -71,6 +76,7 @@ impl Crashes {
         if self.slice != slice {
             self.slice = slice;
             self.unexplained = 0;
+            self.in_a_row = 0;
             self.at_slice.clear();
             self.kills.clear();
         }
@@ -87,12 +93,15 @@ impl Crashes {
         if let Some(place) = place.clone().filter(|_| is_guilty) {
             self.banned.insert(place.track.clone());
             self.unexplained = 0;
+            self.in_a_row = 0;
             return Verdict::Ban(place.track);
         }
         if place.is_none() || cause == Cause::Outside {
             self.unexplained += 1;
         }
-        if self.unexplained >= MAX_UNEXPLAINED { Verdict::GiveUp } else { Verdict::Again }
+        self.in_a_row += 1;
+        let is_over = self.unexplained >= MAX_UNEXPLAINED || self.in_a_row >= MAX_IN_A_ROW;
+        if is_over { Verdict::GiveUp } else { Verdict::Again }
     }
 }
 
@@ -157,6 +166,11 @@ mod tests {
                 "a liar names who is banned",
                 (0..5).map(|_| (3, Own, at("a", 0))).collect(),
                 vec![Again, ban("a"), Again, Again, GiveUp],
+            ),
+            (
+                "a liar names another one each time",
+                (0..16).map(|number| (3, Own, at(&format!("t{number}"), 0))).collect(),
+                [vec![Again; 15], vec![GiveUp]].concat(),
             ),
         ] {
             assert_eq!(verdicts(&deaths), expected, "{story}");

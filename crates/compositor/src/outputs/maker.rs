@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use roomreel_shared::window::Window;
+use roomreel_shared::window::{TrackKey, Window};
 
 use super::growing::{Piece, Pieces};
 use super::pictures::Wanted;
@@ -57,7 +57,10 @@ impl Maker {
                 let window = window.clone();
                 here.work(move |works| works.push_window(&window)).await
             }
-            Self::There(there) => there.pieces(Kind::Window, window.object(), window.header.window).await,
+            Self::There(there) => {
+                there.tracks.extend(window.segments.iter().map(|segment| segment.key.clone()));
+                there.pieces(Kind::Window, window.object(), window.header.window).await
+            }
         }
     }
 
@@ -162,12 +165,21 @@ pub(super) struct There {
     isolation: Arc<Isolation>,
     allowed: Allowed,
     process: Option<Process>,
+    /// Those of which a window that it was given holds media.
+    tracks: BTreeSet<TrackKey>,
     crashes: Crashes,
 }
 
 impl There {
     fn new(order: Order, isolation: Arc<Isolation>) -> Self {
-        Self { allowed: Allowed::new(&order), order, isolation, process: None, crashes: Crashes::default() }
+        Self {
+            allowed: Allowed::new(&order),
+            order,
+            isolation,
+            process: None,
+            tracks: BTreeSet::new(),
+            crashes: Crashes::default(),
+        }
     }
 
     async fn pieces(&mut self, kind: Kind, content: &[u8], at: u64) -> Result<Vec<Piece>, Error> {
@@ -229,6 +241,8 @@ impl There {
     async fn lost(&mut self, death: Death, at: u64) -> Error {
         let Some(process) = self.process.take() else { return Error::Crashed };
         let Buried { how, cause, place } = process.bury(death).await;
+        // A process that was taken over may name any.
+        let place = place.filter(|place| self.tracks.contains(&place.track));
         engine::count_crash();
         match self.crashes.on_death(at, cause, place) {
             Verdict::Again => Error::Lost { how, banned: None },
