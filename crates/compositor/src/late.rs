@@ -9,7 +9,7 @@
 //! the files that are made of the slices ([`crate::render_job`]).
 
 mod job;
-mod past;
+pub(crate) mod past;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

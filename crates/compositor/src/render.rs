@@ -226,32 +226,33 @@ impl RenderCore {
     /// As [`Self::new`].
     pub fn late(spec: CompositeSpec, fold: FoldSpec, late: &LateJob, first: u64) -> Result<Self, Error> {
         let mut core = Self::new(spec, fold)?;
-        let stretch = late.stretch();
-        let fps = i64::from(core.spec.fps);
-        let first_frame = core.grid.first_frame(first).cast_signed();
-        let room_start = -((stretch.start.as_micros() * u128::from(core.spec.fps) / 1_000_000) as i64);
-        let warm_up = (first_frame - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
-        core.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
-        core.sound_warm_up = i64::MAX;
-        core.from = stretch.start;
-        core.warm_up = Some(warm_up);
-        core.schedule = SliceSchedule::of_stretch(Duration::from_millis(core.fold.window_ms), first, stretch);
         core.room = RoomTimeline::late(core.spec.id.clone(), late.hidden.clone());
-        core.encoder = Some(Encoder::new(&core.spec, core.fold.window_ms, first)?);
-        core.first = first;
-        core.quality.first_slice = first;
+        core.begin_behind(first, late.stretch())?;
         Ok(core)
     }
 
-    /// Makes `slice` the first one that is rendered: those before it exist already, and only what the picture and the sound at
-    /// its beginning depend on is gone through. Call it before the first slice is asked for.
+    /// Makes `slice` the first one that is rendered, behind a warm-up: those before it exist already. Call it before the first window, and
+    /// give it windows as [`Self::late`] says.
     ///
     /// # Errors
     /// [`Error::Encode`].
     pub fn skip_to(&mut self, slice: u64) -> Result<(), Error> {
-        self.encoder = Some(Encoder::new(&self.spec, self.fold.window_ms, slice)?);
-        self.first = slice;
-        self.quality.first_slice = slice;
+        self.begin_behind(slice, Duration::ZERO..Duration::MAX)
+    }
+
+    fn begin_behind(&mut self, first: u64, stretch: Range<Duration>) -> Result<(), Error> {
+        let fps = i64::from(self.spec.fps);
+        let first_frame = self.grid.first_frame(first).cast_signed();
+        let room_start = -((stretch.start.as_micros() * u128::from(self.spec.fps) / 1_000_000) as i64);
+        let warm_up = (first_frame - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
+        self.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
+        self.sound_warm_up = i64::MAX;
+        self.from = stretch.start;
+        self.warm_up = Some(warm_up);
+        self.schedule = SliceSchedule::of_stretch(Duration::from_millis(self.fold.window_ms), first, stretch);
+        self.encoder = Some(Encoder::new(&self.spec, self.fold.window_ms, first)?);
+        self.first = first;
+        self.quality.first_slice = first;
         Ok(())
     }
 
@@ -403,8 +404,7 @@ impl RenderCore {
     /// Number of the slice that [`Self::next_slice`] would give.
     #[must_use]
     pub fn next_number(&self) -> Option<u64> {
-        let mut schedule = self.schedule.clone();
-        std::iter::from_fn(|| schedule.next_due()).map(|due| due.number).find(|number| *number >= self.first)
+        self.schedule.clone().next_due().map(|due| due.number)
     }
 
     /// Renders the next slice, if it is due.
@@ -412,30 +412,24 @@ impl RenderCore {
     /// # Errors
     /// [`Error::Encode`]: nothing more will come of this render.
     pub fn next_slice(&mut self) -> Result<Option<RenderedSlice>, Error> {
-        while let Some(due) = self.schedule.next_due() {
-            let is_skipped = due.number < self.first;
-            self.render(&due, is_skipped)?;
-            self.forget_ended();
-            self.finished = due.last;
-            if is_skipped {
-                continue;
-            }
-            let Some(mut encoder) = self.encoder.take() else { break };
-            let encoded = if due.last {
-                encoder.finish_last()?
-            } else {
-                let encoded = encoder.finish_slice()?;
-                self.encoder = Some(encoder);
-                encoded
-            };
-            self.quality.slices += 1;
-            return Ok(Some(RenderedSlice { due, encoded }));
-        }
-        Ok(None)
+        let Some(due) = self.schedule.next_due() else { return Ok(None) };
+        self.render(&due)?;
+        self.forget_ended();
+        self.finished = due.last;
+        let Some(mut encoder) = self.encoder.take() else { return Ok(None) };
+        let encoded = if due.last {
+            encoder.finish_last()?
+        } else {
+            let encoded = encoder.finish_slice()?;
+            self.encoder = Some(encoder);
+            encoded
+        };
+        self.quality.slices += 1;
+        Ok(Some(RenderedSlice { due, encoded }))
     }
 
     /// Goes through the frames of a slice, and before the first one through those it depends on.
-    fn render(&mut self, due: &DueSlice, is_skipped: bool) -> Result<(), Error> {
+    fn render(&mut self, due: &DueSlice) -> Result<(), Error> {
         let Some(start) = self.start else { return Ok(()) };
         let fps = u64::from(self.spec.fps);
         if let Some(warm_up) = self.warm_up.take() {
@@ -449,7 +443,7 @@ impl RenderCore {
         let frames_end = (end_us * fps).div_ceil(1_000_000).clamp(frames.start + 1, frames.end.max(frames.start + 1));
         let samples_end =
             if due.last { end_us * u64::from(SAMPLE_RATE) / 1_000_000 } else { self.grid.first_sample(due.number + 1) };
-        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end, is_skipped)
+        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end, false)
     }
 
     fn go_through(

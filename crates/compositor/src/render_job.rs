@@ -30,7 +30,8 @@ use crate::encode::{AudioConfig, EncodedSlice, Grid, VideoConfig};
 use crate::engine::{self, Engine, Isolation, Work};
 use crate::join::OutOfOrder;
 use crate::mux::{self, fragment, init_segment, parse_fragment};
-use crate::outputs::{self, Outputs};
+use crate::late::past::Past;
+use crate::outputs::{self, Outputs, Told};
 use crate::playlist::Playlist;
 
 /// Why a step did not succeed.
@@ -156,6 +157,8 @@ pub struct Job {
     busy: Arc<AtomicU64>,
     meters: Meters,
     documents: Documents,
+    /// Windows that the documents know.
+    documented: u64,
     composite: Option<Composite>,
     next_window: u64,
     /// The trace that the newest window joins, and so do the slices that it makes due.
@@ -234,6 +237,7 @@ impl Job {
             busy,
             meters: Meters::new(),
             documents,
+            documented: 0,
             composite: None,
             next_window: 0,
             trace_parent: None,
@@ -313,8 +317,21 @@ impl Job {
         if let Some(expected) = late.map(|late| late.division.slices).filter(|expected| existing < *expected) {
             return Err(Error::Missing { found: existing, expected });
         }
-        let work = Work { spec: spec.clone(), fold: self.job.spec.clone(), first: existing, late: None };
-        let engine = Engine::open(work, self.isolation.as_ref(), &self.ports.store).await?;
+        let mut past = Past::of(&self.ports.store, &self.job.spec);
+        let (mut documents, mut told) = (Documents::new(&self.job.spec), Told::of(&spec));
+        // Slices of a late render were made elsewhere: nothing is rendered here.
+        let behind = if late.is_some() { 0 } else { existing };
+        if behind > 0 {
+            let slice = Duration::from_millis(self.job.spec.window_ms);
+            let until = slice.saturating_mul(u32::try_from(behind).unwrap_or(u32::MAX));
+            let tell = |window: &Window| {
+                documents.push_window(window);
+                told.take_note(window);
+            };
+            past.read_until(until, tell).await?;
+        }
+        let work = Work { spec: spec.clone(), fold: self.job.spec.clone(), first: behind, late: None };
+        let engine = Engine::open_behind(work, self.isolation.as_ref(), &self.ports.store, past).await?;
         let (video, audio) = (engine.video_config().clone(), engine.audio_config().clone());
         put_init(&*self.ports.store, &self.keys.init(&spec.id), &video, &audio).await?;
         let start = first.header.room_start + late.map_or(Duration::ZERO, |late| late.stretch().start);
@@ -322,7 +339,9 @@ impl Job {
         let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let fold = &self.job.spec;
         let (date, configs, isolation) = (start.date().to_string(), (&video, &audio), self.isolation.clone());
-        let mut outputs = Outputs::new(self.ports.store.clone(), &spec, fold, date, configs, isolation)?;
+        (self.documents, self.documented) = (documents, told.windows());
+        self.next_window = engine.first_window();
+        let mut outputs = Outputs::new(self.ports.store.clone(), &spec, fold, date, configs, told, isolation)?;
         let mut playlist = Playlist::new(start, Duration::from_millis(fold.window_ms));
         if existing > 0 {
             outputs.resume(existing).await?;
@@ -436,7 +455,10 @@ impl Job {
         self.final_seen = window.header.end.is_some();
         self.log_end = window.header.log_span.1;
         self.trace_parent.clone_from(&window.header.trace_parent);
-        self.documents.push_window(&window);
+        if number == self.documented {
+            self.documents.push_window(&window);
+            self.documented += 1;
+        }
         self.next_window += 1;
         Ok(Next::Step)
     }

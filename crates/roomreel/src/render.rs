@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
 use roomreel_backends::memory::{MemoryCoordination, MemoryLog};
+use roomreel_compositor::engine::Isolation;
 use roomreel_compositor::late::{Spans, Step};
 use roomreel_compositor::render_job::{Job, Next};
 use roomreel_coordinator::late::{self, Source};
@@ -30,6 +30,7 @@ use crate::client::{Api, ApiArgs};
 use crate::output::{self, Progress};
 use crate::outside;
 use crate::roles::CompositeSettings;
+use crate::sandbox::SandboxSettings;
 use crate::settings::StoreArgs;
 
 /// How often the API is asked how far the render is.
@@ -72,6 +73,8 @@ pub struct RenderArgs {
     wait: bool,
     #[command(flatten)]
     composite: CompositeSettings,
+    #[command(flatten)]
+    sandbox: SandboxSettings,
     #[command(flatten)]
     api: ApiArgs,
     #[command(flatten)]
@@ -125,7 +128,7 @@ pub async fn run(args: &RenderArgs) -> anyhow::Result<bool> {
     let spec = args.spec()?;
     if args.store.is_given() || Path::new(&args.target).is_dir() {
         let (store, name) = find(args).await?;
-        let render = here(&store, &name, spec).await?;
+        let render = here(&store, &name, spec, &args.sandbox).await?;
         return show(args, &render);
     }
     let Ok(recording) = RecordingId::new(args.target.clone()) else {
@@ -229,7 +232,13 @@ async fn find(args: &RenderArgs) -> anyhow::Result<(Arc<dyn ObjectStore>, Record
 }
 
 /// Renders in this process, on all cores.
-async fn here(store: &Arc<dyn ObjectStore>, name: &RecordingName, spec: LateSpec) -> anyhow::Result<LateRender> {
+async fn here(
+    store: &Arc<dyn ObjectStore>,
+    name: &RecordingName,
+    spec: LateSpec,
+    sandbox: &SandboxSettings,
+) -> anyhow::Result<LateRender> {
+    let isolation = sandbox.isolation()?;
     let source = Source::of(&**store, name).await.context("look at the recording")?;
     let mut active = source.render(spec, "", OffsetDateTime::now_utc())?;
     let composite = active.render.spec.composite.id.clone();
@@ -247,10 +256,10 @@ async fn here(store: &Arc<dyn ObjectStore>, name: &RecordingName, spec: LateSpec
         return Ok(bound);
     }
     let mut told = Told::default();
-    let made = render_spans(store, &active, &mut told).await;
+    let made = render_spans(store, &active, isolation.as_ref(), &mut told).await;
     told.progress.end()?;
     let joined = match made {
-        Ok(()) => join(store, &active).await,
+        Ok(()) => join(store, &active, isolation).await,
         Err(error) => Err(error),
     };
     active.render.rendered = active.render.slices;
@@ -271,7 +280,12 @@ async fn here(store: &Arc<dyn ObjectStore>, name: &RecordingName, spec: LateSpec
     Ok(active.render)
 }
 
-async fn render_spans(store: &Arc<dyn ObjectStore>, active: &ActiveRender, told: &mut Told) -> anyhow::Result<()> {
+async fn render_spans(
+    store: &Arc<dyn ObjectStore>,
+    active: &ActiveRender,
+    isolation: Option<&Arc<Isolation>>,
+    told: &mut Told,
+) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let spans = active.division.spans();
     let length = spans.div_ceil(cores * RANGES_PER_CORE).max(1);
@@ -280,7 +294,10 @@ async fn render_spans(store: &Arc<dyn ObjectStore>, active: &ActiveRender, told:
     let mut workers = JoinSet::new();
     let mut take = |workers: &mut JoinSet<_>| {
         if let Some(range) = ranges.next() {
-            workers.spawn(render_range(store.clone(), active.clone(), range, made.clone()));
+            let late = active.share(Piece::Spans { first: range.start, end: range.end });
+            let (spec, fold) = (active.render.spec.composite.clone(), active.fold.clone());
+            let spans = Spans::new(store.clone(), spec, fold, late, range).isolated(isolation.cloned());
+            workers.spawn(render_range(spans, made.clone()));
         }
     };
     for _ in 0..cores {
@@ -304,14 +321,7 @@ async fn render_spans(store: &Arc<dyn ObjectStore>, active: &ActiveRender, told:
     }
 }
 
-async fn render_range(
-    store: Arc<dyn ObjectStore>,
-    active: ActiveRender,
-    range: Range<u64>,
-    made: Arc<AtomicU64>,
-) -> anyhow::Result<()> {
-    let late = active.share(Piece::Spans { first: range.start, end: range.end });
-    let mut spans = Spans::new(store, active.render.spec.composite, active.fold, late, range);
+async fn render_range(mut spans: Spans, made: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut retries = 0;
     let mut counted = 0;
     loop {
@@ -332,7 +342,11 @@ async fn render_range(
 }
 
 /// Joins the slices to files, as a node of a cluster would.
-async fn join(store: &Arc<dyn ObjectStore>, active: &ActiveRender) -> anyhow::Result<Vec<String>> {
+async fn join(
+    store: &Arc<dyn ObjectStore>,
+    active: &ActiveRender,
+    isolation: Option<Arc<Isolation>>,
+) -> anyhow::Result<Vec<String>> {
     let log = Arc::new(MemoryLog::system());
     let coordination = Arc::new(MemoryCoordination::new());
     let ports = Ports { log: log.clone(), bus: log, store: store.clone(), coordination };
@@ -350,7 +364,7 @@ async fn join(store: &Arc<dyn ObjectStore>, active: &ActiveRender) -> anyhow::Re
         bail!("a transaction without a condition was refused");
     };
     let progress_key = job.progress_key();
-    let mut job = Job::new(ports.clone(), node, job, revision, Arc::default());
+    let mut job = Job::new(ports.clone(), node, job, revision, Arc::default()).isolated(isolation);
     let mut retries = 0;
     loop {
         match job.step().await {

@@ -2,20 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use roomreel_backends::memory::MemoryStore;
+use roomreel_backends::memory::faults::Operation;
 use roomreel_compositor::documents::quality::RenderQuality;
 use roomreel_compositor::encode::EncodedSlice;
 use roomreel_compositor::engine::{Engine, Error, Fault, Isolation, Work};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::event::StopReason;
+use roomreel_shared::id::{RecordingId, RoomId, TenantId};
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::ObjectStore;
-use roomreel_shared::window::Window;
+use roomreel_shared::time::{LogTime, RoomTime};
+use roomreel_shared::window::{self, Final, Hash, Header, Window};
 use tracing::Span;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_roomreel");
@@ -131,6 +136,102 @@ async fn killed_at_any_moment_it_loses_nothing() {
     );
     assert_eq!(slices.len(), undisturbed.len());
     assert_eq!(quality.notes, Vec::<String>::new(), "nobody is blamed");
+}
+
+/// Windows of a second each of a room in which nobody says anything, long ago, and its end.
+fn long_room(windows: u64) -> (FoldSpec, Vec<Bytes>) {
+    let fold = FoldSpec {
+        tenant: TenantId::new("acme").expect("valid"),
+        room: RoomId::new("long").expect("valid"),
+        recording: RecordingId::new("01long").expect("valid"),
+        shards: 1,
+        from: None,
+        start_sequence: 1,
+        window_ms: 1000,
+        policy: Policy::default(),
+        epoch_base: 0,
+        beginning: None,
+    };
+    let second = |s: u64| 1_795_000_000_000_000 + s as i64 * 1_000_000;
+    let object = |k: u64| {
+        let header = Header {
+            tenant: fold.tenant.clone(),
+            room: fold.room.clone(),
+            recording: fold.recording.clone(),
+            window: k,
+            epoch: 1,
+            nonce: 1,
+            previous: (k > 0).then(|| Hash::of(b"the window before")),
+            log_span: (LogTime::from_micros(second(k)), LogTime::from_micros(second(k + 1))),
+            room_start: RoomTime::from_micros(second(0)),
+            room_seen: RoomTime::from_micros(second(k + 1)),
+            window_duration_us: 1_000_000,
+            gaps: Vec::new(),
+            carry_over: Default::default(),
+            end: (k + 1 == windows)
+                .then(|| Final { reason: StopReason::RoomClosed, room_end: RoomTime::from_micros(second(k + 1)) }),
+            trace_parent: None,
+        };
+        window::encode(&header, &[], &[])
+    };
+    let objects = (0..windows).map(object).collect();
+    (fold, objects)
+}
+
+/// What a crash, and a node that takes over, read of a long room: the windows of the warm-up, not those of an hour.
+#[tokio::test]
+async fn a_crash_late_in_a_long_room_costs_some_windows() {
+    const WINDOWS: u64 = 520;
+    const FIRST: u64 = 498;
+    let (fold, objects) = long_room(WINDOWS);
+    let (whole, footers) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let count = {
+        let (whole, footers) = (whole.clone(), footers.clone());
+        move |operation: Operation, _: &str| {
+            match operation {
+                Operation::Get => whole.fetch_add(1, Ordering::Relaxed),
+                Operation::GetRange => footers.fetch_add(1, Ordering::Relaxed),
+                _ => 0,
+            };
+            None
+        }
+    };
+    let store = MemoryStore::new().with_faults(Arc::new(count));
+    let keys = RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording);
+    for (number, object) in (0..).zip(&objects) {
+        store.create(&keys.window(number), object.clone()).await.expect("room");
+    }
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
+    let spec = CompositeSpec { width: 320, height: 180, fps: 10, ..CompositeSpec::default() };
+    let work = Work { spec, fold, first: FIRST, late: None };
+    let mut engine = Engine::open(work, Some(&Arc::new(isolation())), &store).await.expect("an engine");
+    // A footer for each window until slice 498 begins, a few of them more than once, and the warm-up of 32 s as it is.
+    assert!(footers.load(Ordering::Relaxed) < FIRST + 32, "{footers:?} footers");
+    let first = engine.first_window();
+    assert!((FIRST - 34..FIRST).contains(&first), "{first}");
+    let mut slices = Vec::new();
+    let mut crashes = 0;
+    for object in &objects[first as usize..] {
+        let window = Arc::new(Window::parse(object.clone()).expect("a window"));
+        while engine.push_window(window.clone()).await.is_err() {}
+        loop {
+            // At slice 500, and once more.
+            if let Some(process) = engine.process_id().filter(|_| slices.len() == 2 + crashes && crashes < 2) {
+                crashes += 1;
+                (whole.store(0, Ordering::Relaxed), footers.store(0, Ordering::Relaxed));
+                assert!(Command::new("kill").args(["-9", &process.to_string()]).status().expect("it runs").success());
+            }
+            match engine.next_slice(Span::none()).await {
+                Ok(Some(slice)) => slices.push(slice.number),
+                Ok(None) => break,
+                Err(error) => assert!(!error.is_permanent(), "{error}"),
+            }
+        }
+    }
+    assert_eq!((crashes, slices), (2, (FIRST..WINDOWS).collect()));
+    let (whole, footers) = (whole.load(Ordering::Relaxed), footers.load(Ordering::Relaxed));
+    assert!(whole <= 40, "{whole} windows were read again");
+    assert!(footers <= 32, "{footers} footers were read again");
 }
 
 /// The id of some camera of the room.

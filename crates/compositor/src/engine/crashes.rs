@@ -71,6 +71,11 @@ impl Crashes {
         &self.banned
     }
 
+    /// Leaves a track out that others have found guilty.
+    pub(crate) fn ban(&mut self, track: TrackKey) {
+        self.banned.insert(track);
+    }
+
     /// Takes a death on the way to `slice`. `place` names a track of the recording.
     pub(crate) fn on_death(&mut self, slice: u64, cause: Cause, place: Option<Place>) -> Verdict {
         if self.slice != slice {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use roomreel_shared::window::Window;
 use tracing::Span;
 
-use super::{Error, Work};
+use super::{Error, Work, slice_start};
 use crate::documents::quality::RenderQuality;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
+use crate::late::past::Past;
 use crate::render::RenderCore;
 
 /// Renders in this process.
@@ -16,13 +17,28 @@ pub(super) struct Local {
     core: Option<Box<RenderCore>>,
     pub(super) video: VideoConfig,
     pub(super) audio: AudioConfig,
+    /// Number of the window that is to be pushed next, if it does not begin with the first.
+    next_window: u64,
 }
 
 impl Local {
-    pub(super) async fn open(work: Work) -> Result<Self, Error> {
+    pub(super) async fn open(work: Work, past: &mut Past) -> Result<Self, Error> {
+        let before = match (work.first, &work.late) {
+            (0, _) | (_, Some(_)) => Vec::new(),
+            (first, None) => past.before(slice_start(&work, first)).await?,
+        };
         let core = in_thread(move || work.begin()).await?.map(Box::new)?;
         let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
-        Ok(Self { core: Some(core), video, audio })
+        let mut local = Self { core: Some(core), video, audio, next_window: before.len() as u64 };
+        for (number, object) in (0..).zip(before) {
+            let window = Window::parse(object).map_err(|source| Error::Window { number, source })?;
+            local.push_window(Arc::new(window)).await?;
+        }
+        Ok(local)
+    }
+
+    pub(super) fn next_window(&self) -> u64 {
+        self.next_window
     }
 
     pub(super) fn next_number(&self) -> Option<u64> {

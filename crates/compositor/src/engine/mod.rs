@@ -3,6 +3,7 @@
 //! Owns the one render core of a job and that it is asked for one thing at a time; that a process of its own is shut off, watched and replaced.
 //! Does not own what is rendered ([`crate::render`]), nor what becomes of it ([`crate::render_job`]), nor when what failed is asked again.
 
+mod bans;
 mod child;
 pub(crate) mod crashes;
 #[cfg_attr(not(target_os = "linux"), path = "jail_elsewhere.rs")]
@@ -24,13 +25,14 @@ use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::late::LateJob;
 use roomreel_shared::ports::{ObjectStore, StoreError};
-use roomreel_shared::window::Window;
+use roomreel_shared::window::{self, Window};
 use tracing::Span;
 
 pub use serve::serve;
 
 use crate::documents::quality::RenderQuality;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
+use crate::late::past::Past;
 use crate::render::{self, RenderCore};
 use child::Child;
 use local::Local;
@@ -82,6 +84,14 @@ pub enum Error {
     /// A window that a new process needs could not be read again.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Such a window is damaged.
+    #[error("window {number}: {source}")]
+    Window {
+        /// Which.
+        number: u64,
+        /// How.
+        source: window::Error,
+    },
 }
 
 impl Error {
@@ -111,9 +121,9 @@ pub struct Work {
     pub spec: CompositeSpec,
     /// Of which recording.
     pub fold: FoldSpec,
-    /// The first slice that is asked for; those before it exist.
+    /// The first slice that is asked for; those before it exist, and it is made behind a warm-up.
     pub first: u64,
-    /// Its share of a late render, if it is one; the slices from `first` on are then made behind a warm-up.
+    /// Its share of a late render, if it is one.
     pub late: Option<LateJob>,
 }
 
@@ -200,7 +210,7 @@ pub struct Fault {
 
 #[cfg(debug_assertions)]
 impl Fault {
-    fn strike(&self, track: &roomreel_shared::window::TrackKey) {
+    fn strike(&self, track: &window::TrackKey) {
         if track.track.as_str() != self.track {
             return;
         }
@@ -213,6 +223,11 @@ impl Fault {
     }
 }
 
+/// Where a slice begins on the clock of what is rendered.
+fn slice_start(work: &Work, slice: u64) -> Duration {
+    Duration::from_millis(work.fold.window_ms).saturating_mul(u32::try_from(slice).unwrap_or(u32::MAX))
+}
+
 /// Renders.
 pub struct Engine(Kind);
 
@@ -222,8 +237,8 @@ enum Kind {
 }
 
 impl Engine {
-    /// Sets the render up: in a process of its own, if there is to be isolation. Windows that it has been given are read again from `store` if
-    /// another process has to take over.
+    /// Sets the render up: in a process of its own, if there is to be isolation. What another process needs that has to take over is read
+    /// again from `store`.
     ///
     /// # Errors
     /// Any [`Error`].
@@ -232,10 +247,33 @@ impl Engine {
         isolation: Option<&Arc<Isolation>>,
         store: &Arc<dyn ObjectStore>,
     ) -> Result<Self, Error> {
+        let past = Past::of(store, &work.fold);
+        Self::open_behind(work, isolation, store, past).await
+    }
+
+    /// The same, with what is known of the windows before the first slice.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub(crate) async fn open_behind(
+        work: Work,
+        isolation: Option<&Arc<Isolation>>,
+        store: &Arc<dyn ObjectStore>,
+        mut past: Past,
+    ) -> Result<Self, Error> {
         Ok(Self(match isolation {
-            Some(isolation) => Kind::Child(Box::new(Child::open(work, isolation.clone(), store.clone()).await?)),
-            None => Kind::Local(Local::open(work).await?),
+            Some(isolation) => Kind::Child(Box::new(Child::open(work, isolation.clone(), store.clone(), past).await?)),
+            None => Kind::Local(Local::open(work, &mut past).await?),
         }))
+    }
+
+    /// Number of the window that is to be pushed first: a render that begins in mid-recording has read what it needs of those before.
+    #[must_use]
+    pub fn first_window(&self) -> u64 {
+        match &self.0 {
+            Kind::Local(local) => local.next_window(),
+            Kind::Child(child) => child.next_window(),
+        }
     }
 
     /// What containers say about the video.

@@ -1,22 +1,25 @@
-//! What a span has to be told of the windows before it.
+//! What a render that begins in mid-recording has to be told of the windows before: a span's, a successor's, or that of a process in the place
+//! of one that died.
 //!
-//! Footers are read once and kept without what nobody asks for any more; packets only where a picture builds on them.
+//! Footers are read once, or learned as windows pass by, and kept without what nobody asks for any more; packets only where a picture builds
+//! on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{ObjectStore, StoreError};
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::time::RoomTime;
-use roomreel_shared::window::{FetchError, Footer, TrackKey};
+use roomreel_shared::window::{FetchError, Footer, TrackKey, Window};
 
 use crate::render::WARM_UP;
-use crate::render_job::Error;
+use crate::engine::Error;
 
 /// Reads under way at once.
 const CONCURRENCY: usize = 16;
@@ -31,28 +34,42 @@ struct Known {
     seen: RoomTime,
 }
 
-/// Windows of a recording that has ended, from the first on, as far as they were needed.
-pub(super) struct Past {
+/// Windows of a recording, from the first on, as far as they were needed or have passed by.
+pub(crate) struct Past {
     store: Arc<dyn ObjectStore>,
     keys: RecordingKeys,
     /// Lengths of the window objects; empty before they were listed.
     sizes: Vec<u64>,
     known: Vec<Known>,
     room_start: RoomTime,
+    /// Those of which there is media.
+    tracks: BTreeSet<TrackKey>,
     /// Of each stream, its key pictures: in which window, and when.
     keyframes: BTreeMap<(TrackKey, Ssrc), Vec<(u64, RoomTime)>>,
 }
 
 impl Past {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, keys: RecordingKeys) -> Self {
-        let room_start = RoomTime::default();
-        Self { store, keys, sizes: Vec::new(), known: Vec::new(), room_start, keyframes: BTreeMap::new() }
+    /// Of the recording that is folded so.
+    pub(crate) fn of(store: &Arc<dyn ObjectStore>, fold: &FoldSpec) -> Self {
+        Self::new(store.clone(), RecordingKeys::new(&fold.tenant, &fold.room, &fold.recording))
+    }
+
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, keys: RecordingKeys) -> Self {
+        Self {
+            store,
+            keys,
+            sizes: Vec::new(),
+            known: Vec::new(),
+            room_start: RoomTime::default(),
+            tracks: BTreeSet::new(),
+            keyframes: BTreeMap::new(),
+        }
     }
 
     /// The windows, from the first on, of which a span that begins at `at` on the recording's clock needs no more than is given
     /// here. The one behind them is the first that it has to read.
-    pub(super) async fn before(&mut self, at: Duration) -> Result<Vec<Bytes>, Error> {
-        self.read_until(at).await?;
+    pub(crate) async fn before(&mut self, at: Duration) -> Result<Vec<Bytes>, Error> {
+        self.read_until(at, |_| {}).await?;
         let begins = self.room_start + at;
         let warm_up = begins.offset_micros(-(WARM_UP.as_micros() as i64));
         let count = self.known.partition_point(|known| known.seen < warm_up);
@@ -65,8 +82,28 @@ impl Past {
         Ok(windows)
     }
 
-    /// Reads footers until one has seen the room at `at`.
-    async fn read_until(&mut self, at: Duration) -> Result<(), Error> {
+    /// Takes a window that passes by; one that is known is nothing new, one behind others that are not is left to be read.
+    pub(crate) fn see(&mut self, window: &Window) {
+        let (object, number) = (window.object(), window.header.window);
+        if number != self.known.len() as u64 {
+            return;
+        }
+        // A window that was parsed has a footer.
+        if let Ok(footer) = Footer::parse(object, object.len() as u64) {
+            if self.sizes.len() as u64 == number {
+                self.sizes.push(object.len() as u64);
+            }
+            self.learn(&footer);
+        }
+    }
+
+    /// Whether there is media of it in what was read or passed by.
+    pub(crate) fn has(&self, track: &TrackKey) -> bool {
+        self.tracks.contains(track)
+    }
+
+    /// Reads footers until one has seen the room at `at`; `tell` sees those that were not known.
+    pub(crate) async fn read_until(&mut self, at: Duration, mut tell: impl FnMut(&Window)) -> Result<(), Error> {
         if self.sizes.is_empty() {
             let listed = self.store.list(&self.keys.windows_prefix()).await?;
             let numbered =
@@ -86,6 +123,7 @@ impl Past {
             let footers: Vec<_> =
                 stream::iter(next..end).map(|number| self.footer(number)).buffered(CONCURRENCY).try_collect().await?;
             for footer in footers {
+                tell(footer.window());
                 self.learn(&footer);
             }
         }
@@ -99,6 +137,7 @@ impl Past {
             self.room_start = window.header.room_start;
         }
         for segment in &window.segments {
+            self.tracks.insert(segment.key.clone());
             for keyframe in &segment.keyframes {
                 self.keyframes.entry((segment.key.clone(), keyframe.ssrc)).or_default().push((number, keyframe.time));
             }

@@ -171,6 +171,45 @@ impl Ending {
     }
 }
 
+/// What windows have told so far.
+pub struct Told {
+    windows: u64,
+    /// Where the recording begins, and where it ends once that is known.
+    start: Option<RoomTime>,
+    end: Option<RoomTime>,
+    captions: Option<(Output, Captions)>,
+}
+
+impl Told {
+    /// To a composite that has seen none.
+    #[must_use]
+    pub fn of(spec: &CompositeSpec) -> Self {
+        let output = spec.outputs.iter().find(|output| output.kind == Kind::Captions);
+        let captions = output.map(|output| (output.clone(), Captions::default()));
+        Self { windows: 0, start: None, end: None, captions }
+    }
+
+    /// Windows so far.
+    #[must_use]
+    pub fn windows(&self) -> u64 {
+        self.windows
+    }
+
+    /// Learns what a window tells, if it is the next one; its media may be missing.
+    pub fn take_note(&mut self, window: &Window) {
+        let header = &window.header;
+        if header.window != self.windows {
+            return;
+        }
+        self.windows += 1;
+        self.start.get_or_insert(header.room_start);
+        self.end = header.end.as_ref().map(|end| end.room_end);
+        if let Some((_, captions)) = &mut self.captions {
+            captions.push_window(window);
+        }
+    }
+}
+
 /// Files that need a decoder, an encoder or a muxer: they are made behind the slices.
 struct Behind {
     maker: Maker,
@@ -241,19 +280,15 @@ pub struct Outputs {
     keys: RecordingKeys,
     spec: CompositeSpec,
     names: Names,
-    /// Slices and windows that stand in the bucket.
+    /// Slices that stand in the bucket.
     slices: u64,
-    windows: u64,
-    /// Where the recording begins and ends, as far as windows have told.
-    start: Option<RoomTime>,
-    end: Option<RoomTime>,
+    told: Told,
     /// The newest, which need not be read.
     recent: VecDeque<EncodedSlice>,
     recent_windows: VecDeque<Arc<Window>>,
     joined: Vec<Joined>,
     /// What stands in the bucket of how far the joined ones are.
     saved: Uploads,
-    captions: Option<(Output, Captions)>,
     behind: Option<Behind>,
     ready: BTreeSet<Key>,
     notes: BTreeSet<String>,
@@ -270,11 +305,12 @@ impl Outputs {
         fold: &FoldSpec,
         date: String,
         (video, audio): (&VideoConfig, &AudioConfig),
+        told: Told,
         isolation: Option<Arc<Isolation>>,
     ) -> Result<Self, Error> {
         let order = Order::new(spec, fold, date, (video, audio));
         let names = order.names();
-        let (mut joined, mut captions, mut is_behind) = (Vec::new(), None, !spec.tracks.is_empty());
+        let (mut joined, mut is_behind) = (Vec::new(), !spec.tracks.is_empty());
         for output in &spec.outputs {
             let mut join = |video: Option<&VideoConfig>| -> Result<(), Error> {
                 let joiner = Joiner::new(video.cloned(), audio.clone());
@@ -282,10 +318,9 @@ impl Outputs {
                 Ok(())
             };
             match output.kind {
-                Kind::Hls => {}
+                Kind::Hls | Kind::Captions => {}
                 Kind::Mp4 => join(Some(video))?,
                 Kind::M4a => join(None)?,
-                Kind::Captions => captions = Some((output.clone(), Captions::default())),
                 Kind::Webm | Kind::Mp3 | Kind::Ogg | Kind::Thumbnails | Kind::Storyboard => is_behind = true,
             }
         }
@@ -294,14 +329,11 @@ impl Outputs {
             spec: spec.clone(),
             names,
             slices: 0,
-            windows: 0,
-            start: None,
-            end: None,
+            told,
             recent: VecDeque::new(),
             recent_windows: VecDeque::new(),
             joined,
             saved: Uploads::default(),
-            captions,
             behind: is_behind.then(|| Behind::new(Maker::new(order, isolation))),
             ready: BTreeSet::new(),
             notes: BTreeSet::new(),
@@ -339,23 +371,9 @@ impl Outputs {
         }
     }
 
-    /// Learns what a window tells, if it is the next one; its media may be missing.
-    pub fn take_note(&mut self, window: &Window) {
-        let header = &window.header;
-        if header.window != self.windows {
-            return;
-        }
-        self.windows += 1;
-        self.start.get_or_insert(header.room_start);
-        self.end = header.end.as_ref().map(|end| end.room_end);
-        if let Some((_, captions)) = &mut self.captions {
-            captions.push_window(window);
-        }
-    }
-
     /// Takes in a window; one that was taken in before is nothing new.
     pub fn take_in_window(&mut self, window: &Arc<Window>) {
-        self.take_note(window);
+        self.told.take_note(window);
         if !self.spec.tracks.is_empty() {
             keep(&mut self.recent_windows, window.clone());
         }
@@ -364,7 +382,7 @@ impl Outputs {
     /// Whether it has to see the windows.
     #[must_use]
     pub fn wants_windows(&self) -> bool {
-        self.captions.is_some() || !self.spec.tracks.is_empty()
+        self.told.captions.is_some() || !self.spec.tracks.is_empty()
     }
 
     /// Brings the joined files a step further towards the newest slice; `false` if they have all of them.
@@ -437,7 +455,7 @@ impl Outputs {
             }
             self.ready.insert(file.key().clone());
         }
-        if let Some((output, captions)) = &mut self.captions {
+        if let Some((output, captions)) = &mut self.told.captions {
             if let Some(stretch) = stretch {
                 captions.cut(stretch.start.as_micros() as i64, stretch.end.as_micros() as i64);
             }
@@ -451,7 +469,7 @@ impl Outputs {
                     Err(error) => return Err(error.into()),
                 }
             }
-            self.captions = None;
+            self.told.captions = None;
         }
         if !self.saved.is_empty() {
             self.store.delete(&self.uploads_key()).await?;
@@ -474,7 +492,7 @@ impl Outputs {
     async fn make_some(&mut self) -> Result<bool, Error> {
         let Some(behind) = &self.behind else { return Ok(false) };
         let (next_slice, next_window) = (behind.next_slice, behind.next_window);
-        let pieces = if next_window < self.windows && !self.spec.tracks.is_empty() {
+        let pieces = if next_window < self.told.windows && !self.spec.tracks.is_empty() {
             let window = self.window(next_window).await?;
             let Some(behind) = &mut self.behind else { return Ok(false) };
             let pieces = behind.maker.push_window(&window).await?;
@@ -591,7 +609,7 @@ impl Outputs {
     }
 
     fn ending(&self, stretch: Option<&Range<Duration>>) -> Ending {
-        let told = || Some(self.end?.micros_since(self.start?).max(0));
+        let told = || Some(self.told.end?.micros_since(self.told.start?).max(0));
         let cut = stretch.map(|stretch| stretch.end.saturating_sub(stretch.start).as_micros() as i64);
         Ending { length_us: cut.or_else(told) }
     }

@@ -46,7 +46,7 @@ async fn render(store: &Arc<dyn ObjectStore>, spec: &CompositeSpec, existing: u6
     let (video, audio) = (core.video_config().expect("one"), core.audio_config().expect("one"));
     core.skip_to(existing).expect("an encoder");
     let date = "2026-11-21".to_owned();
-    let mut outputs = Outputs::new(store.clone(), spec, &fold(), date, (&video, &audio), None).expect("names of files");
+    let mut outputs = Outputs::new(store.clone(), spec, &fold(), date, (&video, &audio), Told::of(spec), None).expect("names of files");
     let init = mux::init_segment(&video, &audio);
     store.put(&keys.init(&spec.id), init).await.expect("it is stored");
     outputs.resume(existing).await.expect("slices stand");

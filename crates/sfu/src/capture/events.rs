@@ -74,6 +74,13 @@ pub enum Line {
     StoppedSpeaking {
         peer_id: String,
     },
+    TranscriptCue {
+        peer_id: String,
+        text: String,
+        duration_ms: u32,
+        #[serde(default)]
+        language: String,
+    },
     #[serde(other)]
     Unknown,
 }

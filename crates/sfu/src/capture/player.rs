@@ -229,6 +229,10 @@ impl Capture {
                     self.push(time, speaker);
                 }
             }
+            Line::TranscriptCue { peer_id, text, duration_ms, language } => {
+                let (peer, end) = (PeerId::new(peer_id)?, time + Duration::from_millis(duration_ms.into()));
+                self.push(time, EventKind::TranscriptCue { peer, text, start: time, end, language });
+            }
             // Whatever packets the file still has belong to the room.
             Line::RoomClosed { reason } => self.room_closed = Some((time, reason)),
             Line::RoomCreated { .. } | Line::Unknown => {}
