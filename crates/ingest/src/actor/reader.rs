@@ -84,6 +84,11 @@ impl Budget {
         Self { room: Arc::new(Semaphore::new(room)), node: node.free.clone(), most, is_short: Arc::default() }
     }
 
+    /// The same bytes for another reader: what the one before it waited for when it was stopped, nobody waits for.
+    pub(crate) fn for_new_reader(&self) -> Self {
+        Self { is_short: Arc::default(), ..self.clone() }
+    }
+
     /// Waits until entries of this cost may be held; `None` never happens while the node lives.
     async fn pay(&self, cost: usize) -> Option<Paid> {
         let cost = u32::try_from(cost).unwrap_or(u32::MAX).min(self.most);
@@ -204,6 +209,17 @@ mod tests {
         assert_eq!(node.free.available_permits(), all - cost(1_000));
         drop((first, paid));
         assert_eq!((node.free.available_permits(), budget.room.available_permits()), (all, all));
+    }
+
+    #[tokio::test]
+    async fn what_a_stopped_reader_waited_for_nobody_waits_for() {
+        let budget = Budget::new(1 << 20, &NodeBudget::new(1 << 20));
+        let held = budget.pay(permits(1 << 20)).await.expect("the node lives");
+        assert!(futures::FutureExt::now_or_never(budget.pay(1)).is_none() && budget.is_short.load(Ordering::Acquire));
+        drop(held);
+        let next = budget.for_new_reader();
+        let _paid = next.pay(1).await.expect("the node lives");
+        assert!(!next.is_short.load(Ordering::Acquire));
     }
 
     #[tokio::test]
