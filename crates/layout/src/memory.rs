@@ -37,15 +37,12 @@ struct Challenger {
 }
 
 impl LayoutMemory {
-    /// Who holds the stage at `t`: the spotlight, else the active speaker with hysteresis, else the first participant
-    /// with a camera.
+    /// Who holds the stage at `t`: the active speaker with hysteresis, else the first participant with a camera.
     pub(super) fn stage<'a>(&mut self, scene: &'a Scene, t: Duration) -> Option<&'a Participant> {
         let visible = |peer: &PeerId| scene.visible().find(|participant| participant.peer == *peer);
         self.follow(scene, t);
-        scene.spotlight.as_ref().and_then(visible).or_else(|| {
-            let holder = self.holder.as_ref().and_then(|holder| visible(&holder.peer));
-            holder.or_else(|| scene.visible().find(|p| p.camera == Camera::On)).or_else(|| scene.visible().next())
-        })
+        let holder = self.holder.as_ref().and_then(|holder| visible(&holder.peer));
+        holder.or_else(|| scene.visible().find(|p| p.camera == Camera::On)).or_else(|| scene.visible().next())
     }
 
     fn follow(&mut self, scene: &Scene, t: Duration) {

@@ -93,8 +93,6 @@ pub struct Scene {
     pub screenshares: Vec<Screenshare>,
     /// Who speaks, by the SFU; without it the loudest participant who speaks is taken.
     pub active_speaker: Option<PeerId>,
-    /// Who holds the stage whoever speaks.
-    pub spotlight: Option<PeerId>,
 }
 
 impl Scene {

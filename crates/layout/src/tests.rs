@@ -116,7 +116,6 @@ fn hidden_ones_are_nowhere() {
     let mut scene = with_share(room(4), 1);
     scene.participants[1].hidden = true;
     scene.active_speaker = Some(peer(1));
-    scene.spotlight = Some(peer(1));
     for name in NAMES {
         assert!(!shown(&arrange(name, &scene, Duration::ZERO)).contains(&"peer-1"), "{name}");
     }
@@ -170,7 +169,7 @@ fn the_stage_does_not_flap() {
 }
 
 #[test]
-fn who_leaves_gives_up_the_stage_at_once_and_a_spotlight_holds_it() {
+fn who_leaves_gives_up_the_stage_at_once() {
     let layout = named("single-speaker");
     let mut memory = LayoutMemory::default();
     let mut scene = room(3);
@@ -179,9 +178,6 @@ fn who_leaves_gives_up_the_stage_at_once_and_a_spotlight_holds_it() {
         layout.arrange(scene, 640, 360, &mut memory, Duration::from_millis(ms)).tiles[0].source.peer.clone()
     };
     assert_eq!(stage(&scene, 0), peer(2));
-    scene.spotlight = Some(peer(1));
-    assert_eq!(stage(&scene, 10), peer(1));
-    scene.spotlight = None;
     scene.participants.pop();
     assert_eq!(stage(&scene, 20), peer(0));
     // Without word from the SFU the loudest one who speaks is it.
@@ -223,9 +219,9 @@ fn a_move_starts_and_ends_where_it_should_and_is_monotonous() {
 fn a_cross_fade_of_the_whole_picture_does_not_dip() {
     let mut transition = Transition::default();
     let mut scene = room(2);
-    scene.spotlight = Some(peer(0));
+    scene.active_speaker = Some(peer(0));
     let first = arrange("single-speaker", &scene, Duration::ZERO);
-    scene.spotlight = Some(peer(1));
+    scene.active_speaker = Some(peer(1));
     let second = arrange("single-speaker", &scene, Duration::ZERO);
     let _ = transition.step(first, Duration::ZERO);
     let _ = transition.step(second.clone(), Duration::from_millis(100));

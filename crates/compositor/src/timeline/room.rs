@@ -281,7 +281,7 @@ impl RoomState {
                 owner: owner(peer).unwrap_or_else(|| peer.clone()),
             })
             .collect();
-        Scene { participants, screenshares, active_speaker: self.active_speaker.clone(), spotlight: None }
+        Scene { participants, screenshares, active_speaker: self.active_speaker.clone() }
     }
 }
 
