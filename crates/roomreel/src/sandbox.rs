@@ -17,7 +17,7 @@ const SUBCOMMAND: &str = "render-child";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "kebab-case")]
 enum Sandbox {
-    /// Nothing is rendered where the system lacks a part of it.
+    /// Nothing is rendered where the system lacks a part of it; Landlock of any version is one.
     Required,
     /// As far as the system offers it; what it lacks is told at start.
     BestEffort,

@@ -73,7 +73,7 @@ fn close_others(page: Option<RawFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// No file, no port, no signal to others.
+/// No file; and as far as the kernel knows how, no port and no signal to others, which the filter refuses anyhow.
 fn landlock() -> io::Result<()> {
     use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetStatus, Scope};
     let abi = ABI::V6;
