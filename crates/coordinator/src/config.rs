@@ -8,6 +8,9 @@ use roomreel_shared::policy::Policy;
 
 use crate::plan::Limits;
 
+/// Longest window: an ingest node holds one in memory, and a compositor a slice that is as long.
+const MAX_WINDOW: Duration = Duration::from_secs(60);
+
 /// Settings of one coordinator replica. All replicas of a cluster must agree on all but `node`.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
@@ -17,7 +20,7 @@ pub struct CoordinatorConfig {
     pub shards: u32,
     /// How long a dead leader goes unnoticed; at least 2 s, below which etcd does not grant.
     pub lease_ttl: Duration,
-    /// Window duration in log time.
+    /// Window duration in log time, at most 60 s.
     pub window: Duration,
     /// A recording ends when its room's log has held nothing of an SFU for this long.
     pub idle_limit: Duration,
@@ -70,6 +73,9 @@ impl CoordinatorConfig {
                 return refuse(setting, format!("{value:?} is below 100 ms"));
             }
         }
+        if self.window > MAX_WINDOW {
+            return refuse("window", format!("{:?} is above {MAX_WINDOW:?}: nodes hold a window in memory", self.window));
+        }
         for composite in &self.composites {
             composite.check().or_else(|e| refuse("composites", e.to_string()))?;
         }
@@ -86,6 +92,23 @@ impl CoordinatorConfig {
             max_duration: self.max_duration,
             ending: self.ending_limit,
             composites: self.composites.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_neither_too_short_nor_too_long() {
+        for (window_ms, is_right) in [(99, false), (100, true), (60_000, true), (60_001, false)] {
+            let config = CoordinatorConfig {
+                window: Duration::from_millis(window_ms),
+                ..CoordinatorConfig::new(NodeId::new("node").expect("valid"), 4)
+            };
+            let refused = config.check().err().map(|error| error.setting);
+            assert_eq!(refused, (!is_right).then_some("window"), "{window_ms} ms");
         }
     }
 }

@@ -236,7 +236,7 @@ impl CompositorSettings {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Recordings")]
 pub struct RecordingSettings {
-    /// Window duration: how much a recording is behind the room, and how often it is stored.
+    /// Window duration, at most 60s: how much a recording is behind the room, and how often it is stored.
     #[arg(long, value_name = "DURATION", default_value = "4s", value_parser = duration)]
     pub window: Duration,
     /// A recording ends when its room was silent for this long.
