@@ -356,12 +356,40 @@ async fn a_recording_is_rendered_again() {
     world.last_window(&recording, 10_000_000).await;
     world.complete(&recording.id).await;
     // Refused before anything stands anywhere.
-    let regions = r#"{"regions":{"main":{"width":1}}}"#;
-    let body = json!({"composite": {"id": "pitch", "layout": regions}}).to_string();
-    let (status, answer) = caller.call(Method::POST, &path, &claims(), &body).await;
-    let problem: Problem = serde_json::from_slice(&answer).expect("a problem");
-    assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(problem.detail.starts_with("composite.layout.regions.main.width: 1 is not"), "{}", problem.detail);
+    let many = |count: u32| {
+        let regions: serde_json::Map<_, _> = (0..count).map(|index| (format!("r{index}"), json!({}))).collect();
+        json!({"regions": regions}).to_string()
+    };
+    let of_layout = |layout: String| json!({"id": "pitch", "layout": layout});
+    for (composite, start) in [
+        (of_layout(r#"{"regions":{"main":{"width":1}}}"#.into()), "composite.layout.regions.main.width: 1 is not"),
+        (
+            of_layout(r#"{"regions":{"main":{"width":0,"height":0}}}"#.into()),
+            "composite.layout.regions.main.width: 0 is",
+        ),
+        (
+            of_layout(r#"{"regions":{"a":{"width":400},"b":{"x_pos":200}}}"#.into()),
+            "composite.layout.regions.b.z_pos: it overlaps region `a`",
+        ),
+        (of_layout(r#"{"regions":{"a":{"x_pos":4000}}}"#.into()), "composite.layout.regions.a.x_pos: 4000 is not on"),
+        (
+            of_layout(r#"{"regions":{"a":{"video_sources":["bo",""]}}}"#.into()),
+            "composite.layout.regions.a.video_sources[1]: \"\" is not a source's name",
+        ),
+        (of_layout(r#"{"regions":{"a":{"audience":["bo"]}}}"#.into()), "composite.layout.regions.a.audience: no such"),
+        (of_layout(r#"{"resolution":"0x0","regions":{"a":{}}}"#.into()), "composite.layout.resolution: \"0x0\" is not"),
+        (of_layout(many(101)), "composite.layout.regions: 101 regions"),
+        (of_layout(many(10_000)), "composite.layout: "),
+        (json!({"id": "pitch", "width": 0, "height": 0}), "composite.width: "),
+    ] {
+        let body = json!({"composite": composite}).to_string();
+        let (status, answer) = caller.call(Method::POST, &path, &claims(), &body).await;
+        let problem: Problem = serde_json::from_slice(&answer).expect("a problem");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{start}");
+        assert!(problem.detail.starts_with(start), "{}", problem.detail);
+    }
+    let body = json!({"composite": of_layout(many(40_000))}).to_string();
+    assert_eq!(caller.problem(Method::POST, &path, &claims(), &body).await, (413, 1006));
     for (claims, body, expected) in [
         (claims(), json!({"composite": {"id": "pitch", "layout": "mosaic"}}), (400, 1000)),
         (claims(), json!({"composite": {"id": "pitch", "width": 7}}), (400, 1000)),
