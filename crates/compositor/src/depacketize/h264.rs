@@ -19,7 +19,7 @@ const FU_A: u8 = 28;
 const MAX_PARAMETER_SET_BYTES: usize = 4096;
 
 /// The parameter sets that were sent last, by id: some senders send them once and not with each key picture.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ParameterSets {
     sequence: BTreeMap<u32, Vec<u8>>,
     picture: BTreeMap<u32, Vec<u8>>,

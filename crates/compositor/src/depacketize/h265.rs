@@ -13,7 +13,7 @@ const FRAGMENTATION: u8 = 49;
 const MAX_PARAMETER_SET_BYTES: usize = 4096;
 
 /// The video, sequence and picture parameter sets that were sent last.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ParameterSets {
     kept: [Option<Vec<u8>>; 3],
 }

@@ -13,6 +13,7 @@ pub mod marks;
 pub mod orientation;
 mod parameters;
 pub mod reorder;
+pub mod spatial;
 mod vp8;
 mod vp9;
 
@@ -46,7 +47,7 @@ pub struct CodedPicture {
 }
 
 /// Makes pictures of one RTP stream's payloads; keeps the parameter sets that key pictures need.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum VideoDepacketizer {
     /// RFC 7741.
     Vp8,

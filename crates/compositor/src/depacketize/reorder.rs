@@ -175,6 +175,7 @@ impl Reorder {
             orientation: None,
             missing_before: missing,
             missing_within: 0,
+            hole_at: None,
             is_ended: false,
             restarts,
         };
@@ -183,6 +184,9 @@ impl Reorder {
         while self.peek().is_some_and(|next| next.timestamp == timestamp) {
             let Some(Popped { packet, missing, .. }) = self.pop() else { break };
             picture.missing_within += missing;
+            if missing > 0 {
+                picture.hole_at.get_or_insert(picture.payloads.len());
+            }
             picture.take(packet);
         }
         // Some senders set no markers: the next picture's first packet right behind says the same.
@@ -193,7 +197,7 @@ impl Reorder {
 }
 
 /// The packets of one picture.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PicturePackets {
     /// Where it stands on the room's clock.
     pub time: RoomTime,
@@ -207,6 +211,8 @@ pub struct PicturePackets {
     pub missing_before: u64,
     /// Packets that are missing among its own.
     pub missing_within: u64,
+    /// How many of its payloads come before the first of those.
+    pub hole_at: Option<usize>,
     /// Its last packet is here.
     pub is_ended: bool,
     /// The stream's numbering began anew with it.

@@ -19,6 +19,11 @@ struct Part<'a> {
     starts_layer: bool,
     inter_predicted: bool,
     spatial_layer: u8,
+    /// It builds on the layer below it in the same picture.
+    inter_layer: bool,
+    ends_layer: bool,
+    /// Of the spatial layers, from the lowest on, where it tells them.
+    sizes: Vec<(u32, u32)>,
     marks: Marks,
     data: &'a [u8],
 }
@@ -40,10 +45,11 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
             _ => Count { number: u32::from(high & 0x7f) << 8 | u32::from(take()?), modulus: 0x8000 },
         });
     }
-    let mut spatial_layer = 0;
+    let (mut spatial_layer, mut inter_layer) = (0, false);
     if has(0x20) {
         let layer = take()?;
-        (marks.temporal, marks.switches_up, spatial_layer) = (layer >> 5, layer & 0x10 != 0, layer >> 1 & 7);
+        (marks.temporal, marks.switches_up) = (layer >> 5, layer & 0x10 != 0);
+        (spatial_layer, inter_layer) = (layer >> 1 & 7, layer & 1 != 0);
         if !flexible {
             marks.base = Some(Count { number: u32::from(take()?), modulus: 0x100 });
         }
@@ -61,11 +67,13 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
         }
         marks.references = Some(references);
     }
+    let mut sizes = Vec::new();
     if has(0x02) {
         let structure = take()?;
         if structure & 0x10 != 0 {
-            for _ in 0..4 * (usize::from(structure >> 5) + 1) {
-                take()?;
+            for _ in 0..=structure >> 5 {
+                let mut side = || Some(u32::from(take()?) << 8 | u32::from(take()?));
+                sizes.push((side()?, side()?));
             }
         }
         if structure & 0x08 != 0 {
@@ -76,7 +84,8 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
             }
         }
     }
-    Some(Part { starts_layer: has(0x08), inter_predicted, spatial_layer, marks, data: rest })
+    let (starts_layer, ends_layer) = (has(0x08), has(0x04));
+    Some(Part { starts_layer, inter_predicted, spatial_layer, inter_layer, ends_layer, sizes, marks, data: rest })
 }
 
 /// What a picture builds on is what its layers build on together.
@@ -113,15 +122,38 @@ fn key_size(data: &[u8]) -> Option<(u32, u32)> {
     Some((header.bits(16)? + 1, header.bits(16)? + 1))
 }
 
+/// Where a payload belongs.
+pub(super) struct InLayer {
+    pub(super) spatial: usize,
+    /// It ends its layer of the picture.
+    pub(super) is_last: bool,
+    /// The layer builds on no picture before this one.
+    pub(super) begins_anew: bool,
+}
+
+/// To which spatial layer a payload belongs.
+pub(super) fn layer(payload: &[u8]) -> Option<InLayer> {
+    part(payload).map(|part| InLayer {
+        spatial: usize::from(part.spatial_layer),
+        is_last: part.ends_layer,
+        begins_anew: !part.inter_predicted,
+    })
+}
+
 pub(super) fn picture(payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
     let mut data = Vec::with_capacity(payloads.iter().map(Bytes::len).sum());
     let mut layer_starts = Vec::new();
     let mut is_key = false;
+    let mut told_size = None;
+    let mut sizes = Vec::new();
     for (index, payload) in payloads.iter().enumerate() {
         let part = part(payload).ok_or(malformed("the payload descriptor is cut off"))?;
         if index == 0 {
             if !part.starts_layer {
                 return Err(malformed("the first packet does not start a layer"));
+            }
+            if part.inter_layer {
+                return Err(malformed("the layer that the first one builds on is missing"));
             }
             is_key = !part.inter_predicted && part.spatial_layer == 0;
         }
@@ -129,11 +161,16 @@ pub(super) fn picture(payloads: &[Bytes]) -> Result<CodedPicture, Malformed> {
             layer_starts.push(data.len());
         }
         append(&mut data, part.data, CODEC)?;
+        if !part.sizes.is_empty() {
+            sizes = part.sizes;
+        }
+        // Layers above the lowest have no key frames of their own: their sizes are in the structure.
+        told_size = sizes.get(usize::from(part.spatial_layer)).copied();
     }
     if data.is_empty() || layer_starts.len() > MAX_LAYERS {
         return Err(malformed("the picture is empty or has more layers than a superframe"));
     }
-    let size = layer_starts.iter().rev().find_map(|start| key_size(&data[*start..])).filter(|_| is_key);
+    let size = told_size.or_else(|| key_size(&data)).filter(|_| is_key);
     if layer_starts.len() > 1 {
         append_superframe_index(&mut data, &layer_starts);
     }
@@ -192,6 +229,7 @@ mod tests {
         // I, P, L, F, B; picture 5; layer 1 that switches up; 2 and 4 pictures ago. Then the layer above: 2 ago.
         let base = Bytes::from_static(&[0xf8, 5, 0x30, 5, 8, 1]);
         let upper = Bytes::from_static(&[0xf8, 5, 0x33, 4, 1]);
+        assert!(picture(std::slice::from_ref(&upper)).is_err(), "its base is missing");
         let told = marks(&[base, upper]).expect("well formed");
         assert_eq!((told.temporal, told.switches_up, told.references), (1, true, Some(vec![2, 4])));
         assert_eq!((told.picture, told.base), (Some(Count { number: 5, modulus: 128 }), None));

@@ -8,7 +8,7 @@ use crate::depacketize::reorder::PicturePackets;
 use crate::depacketize::{CodedPicture, VideoDepacketizer};
 
 /// Makes pictures of packets, and leaves out what builds on a picture that is missing.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Assembler {
     depacketizer: Option<(PayloadType, VideoDepacketizer)>,
     continuity: Continuity,

@@ -13,7 +13,7 @@ const WHOLE: u8 = u8::MAX;
 const MAX_REFERENCE_AGE: usize = 128;
 
 /// What of one RTP stream's pictures is missing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Continuity {
     /// Temporal layers from this one on lack a picture: from 0 on, nothing can be decoded before the next key picture.
     broken_from: u8,

@@ -9,9 +9,9 @@ use roomreel_shared::event::{Codec, HeaderExtension};
 use roomreel_shared::rtp::PacketView;
 use roomreel_shared::time::RoomTime;
 
-use super::VideoTrack;
 use super::assemble::Assembler;
 use super::tests_support::{codec, producer, rtp};
+use super::{VideoQuality, VideoTrack};
 use crate::decode::VideoDecoder;
 use crate::depacketize::VideoDepacketizer;
 use crate::depacketize::orientation;
@@ -152,4 +152,63 @@ fn a_phone_that_is_held_upright_is_shown_upright() {
         (picture.width(), picture.height())
     });
     assert_eq!(sizes.collect::<Vec<_>>(), [vec![(180, 320); 6], vec![(320, 180); 4]].concat());
+}
+
+/// Sizes of what a track of this stream shows, picture by picture as they were sent, in a tile of this width; and its quality.
+fn sizes(name: &str, tile: u32, is_lost: impl Fn(usize, &PacketView) -> bool) -> (Vec<usize>, VideoQuality) {
+    let packets = stream(name);
+    let mut track = VideoTrack::new(producer(vec![codec(98, Codec::Vp9, 90_000)]));
+    let mut participant = ParticipantClock::default();
+    for (index, (at, view)) in packets.iter().enumerate() {
+        if !is_lost(index, view) {
+            let packet = Packet { time: RoomTime::from_micros(at * 1000), data: PacketData::Rtp(view.bytes().clone()) };
+            track.receive(&packet, &mut participant);
+        }
+    }
+    track.place(&participant);
+    let last = packets.last().map_or(0, |(at, _)| *at) * 1000;
+    let widths = (0..last / 50_000).map(|tick| {
+        let t = RoomTime::from_micros(tick * 50_000 + 200_000);
+        track.picture(t, tile, tile * 9 / 16).map_or(0, |picture| picture.width())
+    });
+    (widths.collect(), track.quality())
+}
+
+#[test]
+fn spatial_layers_are_decoded_whole() {
+    for name in ["vp9-l3t3-key.rtpdump", "vp9-l2t2.rtpdump"] {
+        for tile in [160, 640] {
+            let (shown, quality) = sizes(name, tile, |_, _| false);
+            assert_eq!((quality.lost_pictures, quality.decoder_errors), (0, 0), "{name}");
+            // Without frequent key pictures to come back at, a small tile leaves out nothing.
+            assert!(shown.iter().all(|width| *width == 640), "{name}: {shown:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_upper_spatial_layer_makes_the_picture_smaller_and_not_still() {
+    for name in ["vp9-l3t3-key.rtpdump", "vp9-l2t2.rtpdump"] {
+        let packets = stream(name);
+        // In the middle, the end of the upper layer of a picture that others build on.
+        let depacketizer = VideoDepacketizer::new(&codec(98, Codec::Vp9, 90_000)).expect("rendered");
+        let is_base =
+            |view: &PacketView| depacketizer.marks(&[view.payload()]).is_some_and(|marks| marks.temporal == 0);
+        let lost = (packets.len() / 2..packets.len()).find(|index| {
+            let view = &packets[*index].1;
+            view.marker() && !view.payload().is_empty() && is_base(view)
+        });
+        let (shown, quality) = sizes(name, 640, |index, _| Some(index) == lost);
+        let whole = sizes(name, 640, |_, _| false);
+        assert!(quality.intake.lost > 0 && quality.frozen_ms == 0, "{name}: {quality:?}");
+        let changes: Vec<_> = shown
+            .iter()
+            .scan(0, |last, width| Some((std::mem::replace(last, *width), *width)))
+            .filter(|(a, b)| a != b)
+            .collect();
+        assert_eq!(changes, [(0, 640), (640, 320)], "{name}: smaller from there on, up to a key picture");
+        let decoded = whole.1.decoded_pictures - quality.decoded_pictures;
+        assert!(decoded <= 2, "{name}: {decoded} of {} pictures are not decoded", whole.1.decoded_pictures);
+        assert_eq!(quality.decoder_errors, 0, "{name}");
+    }
 }

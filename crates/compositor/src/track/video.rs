@@ -17,7 +17,8 @@ use super::intake::{Intake, IntakeQuality};
 use crate::decode::{Error, VideoDecoder};
 use crate::depacketize::CodedPicture;
 use crate::depacketize::orientation::Orientation;
-use crate::depacketize::reorder::Reorder;
+use crate::depacketize::reorder::PicturePackets;
+use crate::depacketize::spatial::SpatialLayers;
 use crate::engine::witness;
 use crate::frame::Picture;
 use crate::timeline::clock::ParticipantClock;
@@ -32,6 +33,8 @@ const LAYER_PATIENCE_US: i64 = 1_000_000;
 /// A smaller layer is changed to at its next key picture: until then the old one is as good, and nothing is decoded to catch up.
 /// Some senders make none unless they are asked: after this long it is caught up with.
 const KEY_PATIENCE_US: i64 = 5_000_000;
+/// So many key pictures tell how far apart they are.
+const FREQUENT_KEYS: usize = 4;
 /// So few pictures from the newest key picture on are no catching up.
 const FRESH_PICTURES: usize = 4;
 /// A camera without a new picture for this long is frozen, and after the second time its last picture says nothing any more.
@@ -83,6 +86,7 @@ impl Blemishes {
     }
 }
 
+#[derive(Clone)]
 struct Waiting {
     time: RoomTime,
     payload_type: PayloadType,
@@ -90,8 +94,8 @@ struct Waiting {
     orientation: Orientation,
 }
 
-/// One simulcast layer, or the only stream there is.
-#[derive(Default)]
+/// One simulcast layer, or the only stream there is; of a stream with spatial layers, the picture up to one of them.
+#[derive(Default, Clone)]
 struct Layer {
     assembler: Assembler,
     /// Begins with a key picture, unless the layer is the one being decoded.
@@ -101,6 +105,8 @@ struct Layer {
     size: Option<(u32, u32)>,
     orientation: Orientation,
     newest: RoomTime,
+    /// Its newest key pictures, oldest first.
+    keys: VecDeque<RoomTime>,
 }
 
 impl Layer {
@@ -124,48 +130,62 @@ impl Layer {
         self.backlog.len() > MAX_BACKLOG || self.backlog_bytes > MAX_BACKLOG_BYTES
     }
 
-    /// Moves the pictures before `end` from `order` here.
-    fn take_before(
-        &mut self,
-        end: RoomTime,
-        order: &mut Reorder,
-        producer: &Producer,
-        blemishes: &mut Blemishes,
-    ) -> u64 {
-        let mut missing = 0;
-        while let Some(packets) = order.pop_picture_before(end) {
-            missing += packets.missing_before + packets.missing_within;
-            self.orientation = packets.orientation.unwrap_or(self.orientation);
-            let orientation = self.orientation;
-            match self.assembler.picture(&packets, producer) {
-                Ok(coded) => {
-                    blemishes.key_pictures += u64::from(coded.is_key);
-                    if coded.is_key {
-                        self.clear();
-                        self.size = coded.size.map(|(width, height)| orientation.upright(width, height)).or(self.size);
-                    }
-                    self.newest = packets.time;
-                    self.backlog_bytes += coded.data.len();
-                    let payload_type = packets.payload_type;
-                    self.backlog.push_back(Waiting { time: packets.time, payload_type, coded, orientation });
-                }
-                Err(why) => blemishes.count(why),
+    /// Takes a picture's packets; `blemishes` where it is the one to be judged by.
+    fn take(&mut self, packets: &PicturePackets, producer: &Producer, blemishes: Option<&mut Blemishes>) {
+        self.orientation = packets.orientation.unwrap_or(self.orientation);
+        let orientation = self.orientation;
+        let taken = self.assembler.picture(packets, producer);
+        if let Some(blemishes) = blemishes {
+            match &taken {
+                Ok(coded) => blemishes.key_pictures += u64::from(coded.is_key),
+                Err(why) => blemishes.count(why.clone()),
             }
         }
-        missing
+        let Ok(coded) = taken else { return };
+        if coded.is_key {
+            self.clear();
+            self.size = coded.size.map(|(width, height)| orientation.upright(width, height)).or(self.size);
+            self.keys.push_back(packets.time);
+            if self.keys.len() > FREQUENT_KEYS {
+                self.keys.pop_front();
+            }
+        }
+        self.newest = packets.time;
+        self.backlog_bytes += coded.data.len();
+        let payload_type = packets.payload_type;
+        self.backlog.push_back(Waiting { time: packets.time, payload_type, coded, orientation });
+    }
+
+    /// A key picture has never been far, and some time apart.
+    fn has_frequent_keys(&self) -> bool {
+        let between = self.keys.front().zip(self.keys.back()).map_or(0, |(first, last)| last.micros_since(*first));
+        let distances = FREQUENT_KEYS as i64 - 1;
+        self.keys.len() == FREQUENT_KEYS && (FROZEN_US * distances..=KEY_PATIENCE_US * distances).contains(&between)
+    }
+
+    /// Lets go of what was decoded as a part of larger pictures.
+    fn drop_until(&mut self, time: RoomTime) {
+        while self.backlog.front().is_some_and(|waiting| waiting.time <= time) {
+            self.pop();
+        }
     }
 }
+
+/// An RTP stream, and how many of its spatial layers are wanted above the lowest.
+type LayerKey = (Ssrc, u8);
 
 /// A video track.
 pub struct VideoTrack {
     intake: Intake,
     producer: Producer,
     is_screen: bool,
-    layers: BTreeMap<Ssrc, Layer>,
+    /// How many spatial layers streams have.
+    spatial: BTreeMap<Ssrc, SpatialLayers>,
+    layers: BTreeMap<LayerKey, Layer>,
     /// Which layer the decoder follows.
-    current: Option<Ssrc>,
+    current: Option<LayerKey>,
     /// Which layer would be better, and since when.
-    better: Option<(Ssrc, RoomTime)>,
+    better: Option<(LayerKey, RoomTime)>,
     decoder: Option<(Codec, VideoDecoder)>,
     shown: Option<(RoomTime, Picture)>,
     last_look: Option<RoomTime>,
@@ -182,6 +202,7 @@ impl VideoTrack {
             intake: Intake::new(producer.clone()),
             is_screen: producer.kind == roomreel_shared::policy::TrackKind::Screenshare,
             producer,
+            spatial: BTreeMap::new(),
             layers: BTreeMap::new(),
             current: None,
             better: None,
@@ -224,18 +245,42 @@ impl VideoTrack {
         let end = t.offset_micros(1);
         let mut missing = 0;
         for (ssrc, stream) in self.intake.streams() {
-            let layer = self.layers.entry(ssrc).or_default();
-            missing += layer.take_before(end, &mut stream.order, &self.producer, &mut self.blemishes);
-            if layer.is_full() && self.current != Some(ssrc) && self.current.is_some() {
+            let spatial = self.spatial.entry(ssrc).or_default();
+            while let Some(packets) = stream.order.pop_picture_before(end) {
+                missing += packets.missing_before + packets.missing_within;
+                let codec = self.producer.codec(packets.payload_type).map(|parameters| &parameters.codec);
+                let top_before = (ssrc, spatial.levels() as u8 - 1);
+                let pictures = spatial.split(packets, codec);
+                let top = pictures.len() - 1;
+                for level in top_before.1 + 1..=top as u8 {
+                    // Up to here its pictures were those of the layer below.
+                    if let Some(same) = self.layers.get(&top_before).cloned() {
+                        self.layers.insert((ssrc, level), same);
+                    }
+                    if self.current.is_some_and(|current| current.0 == ssrc) {
+                        self.current = Some((ssrc, level));
+                    }
+                }
+                for (level, picture) in pictures.iter().enumerate() {
+                    let blemishes = (level == top).then_some(&mut self.blemishes);
+                    self.layers.entry((ssrc, level as u8)).or_default().take(picture, &self.producer, blemishes);
+                }
+            }
+        }
+        for (key, layer) in &mut self.layers {
+            // What is a part of the pictures that are decoded waits with them.
+            let is_part = self.current.is_some_and(|current| is_part(*key, current));
+            if layer.is_full() && self.current != Some(*key) && self.current.is_some() && !is_part {
                 layer.drop_until_key();
             }
         }
         self.intake.count_lost(missing);
         let intake = &self.intake;
-        self.layers.retain(|ssrc, _| intake.has_stream(*ssrc));
-        let overfull = self.layers.iter().find(|(_, layer)| layer.is_full()).map(|(ssrc, _)| *ssrc);
-        if let Some(ssrc) = overfull {
-            self.follow(ssrc);
+        self.layers.retain(|(ssrc, _), _| intake.has_stream(*ssrc));
+        self.spatial.retain(|ssrc, _| intake.has_stream(*ssrc));
+        let overfull = self.layers.iter().find(|(_, layer)| layer.is_full()).map(|(key, _)| *key);
+        if let Some(key) = overfull {
+            self.follow(key);
             self.decode();
         }
     }
@@ -278,18 +323,18 @@ impl VideoTrack {
     }
 
     /// The layer to change to at `t`.
-    fn better_layer(&mut self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
+    fn better_layer(&mut self, t: RoomTime, width: u32, height: u32) -> Option<LayerKey> {
         let best = self.best_layer(t, width, height)?;
         if Some(best) == self.current {
             self.better = None;
             return None;
         }
-        let current = self.current.and_then(|ssrc| self.layers.get(&ssrc));
+        let current = self.current.and_then(|key| self.layers.get(&key));
         let is_dead =
             current.is_none_or(|layer| t.micros_since(layer.newest) > LAYER_OFF_US || layer.assembler.awaits_key());
         match self.better {
             _ if is_dead || self.shown.is_none() => Some(best),
-            Some((ssrc, since)) if ssrc == best => {
+            Some((key, since)) if key == best => {
                 let waited = t.micros_since(since);
                 let is_fresh = self.layers.get(&best).is_some_and(|layer| {
                     layer.backlog.len() <= FRESH_PICTURES || current.is_some_and(|current| layer.size > current.size)
@@ -303,40 +348,49 @@ impl VideoTrack {
         }
     }
 
-    /// The smallest layer that has a picture and fills the tile, else the largest.
-    fn best_layer(&self, t: RoomTime, width: u32, height: u32) -> Option<Ssrc> {
-        let can_show = |ssrc: Ssrc, layer: &Layer| {
+    /// The smallest layer that has a picture and fills the tile, else the largest. Spatial layers are left out for a small tile only
+    /// where the next key picture, to come back to them at, is not far.
+    fn best_layer(&self, t: RoomTime, width: u32, height: u32) -> Option<LayerKey> {
+        let can_show = |key: LayerKey, layer: &Layer| {
             let is_on = self.layers.len() == 1 || t.micros_since(layer.newest) <= LAYER_OFF_US;
-            is_on && (!layer.backlog.is_empty() || (self.current == Some(ssrc) && !layer.assembler.awaits_key()))
+            let goes_on = self.current.is_some_and(|current| key == current || is_part(key, current));
+            is_on && (!layer.backlog.is_empty() || (goes_on && !layer.assembler.awaits_key()))
         };
         let size = |layer: &Layer| layer.size.unwrap_or_default();
-        let candidates = || self.layers.iter().filter(|(ssrc, layer)| can_show(**ssrc, layer));
+        let candidates = || self.layers.iter().filter(|(key, layer)| can_show(**key, layer));
         let fills = |layer: &Layer| size(layer).0 >= width || size(layer).1 >= height;
+        let is_whole = |key: &LayerKey| !candidates().any(|(other, _)| is_part(*key, *other));
         candidates()
-            .filter(|(_, layer)| fills(layer))
+            .filter(|(key, layer)| fills(layer) && (layer.has_frequent_keys() || is_whole(key)))
             .min_by_key(|(_, layer)| size(layer))
             .or_else(|| candidates().max_by_key(|(_, layer)| size(layer)))
-            .map(|(ssrc, _)| *ssrc)
+            .map(|(key, _)| *key)
     }
 
-    fn follow(&mut self, ssrc: Ssrc) {
+    fn follow(&mut self, key: LayerKey) {
         self.better = None;
-        if self.current == Some(ssrc) {
+        if self.current == Some(key) {
             return;
         }
-        // What the old layer has left builds on pictures that are not decoded any more.
-        if let Some(left) = self.current.replace(ssrc).and_then(|left| self.layers.get_mut(&left)) {
-            left.drop_until_key();
+        let left = self.current.replace(key);
+        // What the old layer has left builds on pictures that are not decoded any more, unless it is a part of those that are.
+        if let Some(layer) = left.filter(|left| !is_part(*left, key)).and_then(|left| self.layers.get_mut(&left)) {
+            layer.drop_until_key();
         }
-        if let Some((_, decoder)) = &mut self.decoder {
+        // All that a part builds on has been decoded as such.
+        if let Some((_, decoder)) = self.decoder.as_mut().filter(|_| !left.is_some_and(|left| is_part(key, left))) {
             decoder.reset();
         }
     }
 
     /// Decodes what the current layer has.
     fn decode(&mut self) {
-        let Some(layer) = self.current.and_then(|ssrc| self.layers.get_mut(&ssrc)) else { return };
+        let Some(current) = self.current else { return };
+        let mut decoded_to = None;
+        let mut is_damaged = false;
+        let Some(layer) = self.layers.get_mut(&current) else { return };
         while let Some(waiting) = layer.pop() {
+            decoded_to = Some(waiting.time);
             // There may be hundreds of large ones to catch up with.
             witness::moved();
             let Some(codec) = self.producer.codec(waiting.payload_type).map(|parameters| &parameters.codec) else {
@@ -362,11 +416,19 @@ impl VideoTrack {
                 }
                 Err(_) => {
                     self.quality.decoder_errors += 1;
+                    is_damaged = true;
                     layer.drop_until_key();
                     if let Some((_, decoder)) = &mut self.decoder {
                         decoder.reset();
                     }
                 }
+            }
+        }
+        for (_, layer) in self.layers.iter_mut().filter(|(key, _)| is_part(**key, current)) {
+            match (is_damaged, decoded_to) {
+                (true, _) => layer.drop_until_key(),
+                (false, Some(time)) => layer.drop_until(time),
+                (false, None) => {}
             }
         }
     }
@@ -377,7 +439,7 @@ impl VideoTrack {
         let Some((shown_at, _)) = &self.shown else { return };
         let age = t.micros_since(*shown_at);
         let awaits_key =
-            self.current.and_then(|ssrc| self.layers.get(&ssrc)).is_some_and(|layer| layer.assembler.awaits_key());
+            self.current.and_then(|key| self.layers.get(&key)).is_some_and(|layer| layer.assembler.awaits_key());
         if awaits_key || (!self.is_screen && age > FROZEN_US) {
             self.frozen_us += since_last.unsigned_abs();
         }
@@ -385,6 +447,11 @@ impl VideoTrack {
             self.shown = None;
         }
     }
+}
+
+/// Whether the pictures of one layer are parts of those of the other.
+fn is_part(lower: LayerKey, upper: LayerKey) -> bool {
+    lower.0 == upper.0 && lower.1 < upper.1
 }
 
 #[cfg(test)]
