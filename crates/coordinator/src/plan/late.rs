@@ -11,6 +11,7 @@ use roomreel_shared::id::NodeId;
 use roomreel_shared::late::{ActiveRender, LateState, Piece};
 
 use super::placement::{MAX_ATTEMPTS, given_up, of_this_attempt, rendezvous};
+use super::renders::LEAST;
 use super::{Action, LateId, Memory, PieceId, World};
 
 /// Jobs for each core: so many times is the work shared out anew while a render runs.
@@ -32,7 +33,7 @@ impl<'a> Room<'a> {
         for node in willing(world) {
             let held = world.alive.pieces.values().filter(|job| job.node.as_ref() == Some(&node.id)).count() as u64;
             // What it does for late renders is part of its load.
-            let busy = held == 0 && node.load >= node.capacity;
+            let busy = held == 0 && node.load.saturating_add(LEAST) > node.capacity;
             free.insert(node.id.clone(), if busy { 0 } else { cores(node).saturating_sub(held) });
         }
         Self { world, free }

@@ -11,6 +11,7 @@ pub mod brake;
 pub mod late;
 pub mod lifecycle;
 pub mod placement;
+mod renders;
 pub mod requests;
 #[cfg(test)]
 mod tests;

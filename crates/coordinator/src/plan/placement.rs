@@ -1,5 +1,5 @@
 //! Who folds and who renders: stickiness for what somebody has; for what nobody has, the ingest node that carries least
-//! ([`super::balance`]), and rendezvous hashing among compositors.
+//! ([`super::balance`]), and rendezvous hashing among the compositors with room ([`super::renders`]).
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use roomreel_shared::cluster::{Assignment, Node, RenderJob, RenderProgress, Role
 use roomreel_shared::id::{NodeId, RecordingId};
 
 use super::balance::Loads;
+use super::renders::Renders;
 use super::{Action, Cause, Finishing, Memory, RenderId, World};
 
 /// Attempts at a render before it is given up.
@@ -37,6 +38,7 @@ struct Placer<'a> {
     memory: &'a Memory,
     world: &'a World<'a>,
     loads: Loads,
+    renders: Renders,
     drain_moves: usize,
 }
 
@@ -70,9 +72,7 @@ impl Placer<'_> {
         if role == Role::Ingest {
             return self.loads.choose(willing, what);
         }
-        let highest = |node: &&Node| rendezvous(what, &node.id);
-        let with_room = willing.clone().filter(|node| node.load < node.capacity).max_by_key(highest);
-        with_room.or_else(|| willing.max_by_key(highest)).map(|node| node.id.clone())
+        self.renders.choose(willing, what)
     }
 }
 
@@ -93,8 +93,14 @@ pub(super) fn plan(world: &World<'_>, memory: &mut Memory, finishing: &Finishing
         .filter_map(|job| Some((Role::Compositor, job.node.clone()?)));
     let present = alive.nodes.keys().cloned().collect();
     memory.brake.observe(world.now.monotonic, present, folds.chain(renders));
-    let mut placer =
-        Placer { nodes: &alive.nodes, memory, world, loads: Loads::of(alive), drain_moves: MAX_DRAIN_MOVES };
+    let mut placer = Placer {
+        nodes: &alive.nodes,
+        memory,
+        world,
+        loads: Loads::of(alive),
+        renders: Renders::of(alive),
+        drain_moves: MAX_DRAIN_MOVES,
+    };
     for (id, active) in alive.recordings.iter().filter(|(id, _)| !finishing.contains(*id)) {
         if !alive.progress.get(id).is_some_and(|progress| progress.finished) {
             let current = alive.assignments.get(id).map(|assignment| &assignment.node);
@@ -164,6 +170,9 @@ fn place_renders(placer: &mut Placer<'_>, recording: &RecordingId, actions: &mut
                 Place::To(node, why) => (job.node, cause) = (Some(node), why),
                 Place::Stay => {}
             }
+        }
+        if let Some(node) = job.node.as_ref().filter(|_| job.node != before) {
+            placer.renders.give(node);
         }
         if existing != Some(&job) {
             let restart = failed && !given_up(&job);
