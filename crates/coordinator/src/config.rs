@@ -74,7 +74,10 @@ impl CoordinatorConfig {
             }
         }
         if self.window > MAX_WINDOW {
-            return refuse("window", format!("{:?} is above {MAX_WINDOW:?}: nodes hold a window in memory", self.window));
+            return refuse(
+                "window",
+                format!("{:?} is above {MAX_WINDOW:?}: nodes hold a window in memory", self.window),
+            );
         }
         for composite in &self.composites {
             composite.check().or_else(|e| refuse("composites", e.to_string()))?;
@@ -96,6 +99,16 @@ impl CoordinatorConfig {
     }
 }
 
+/// A setting is out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("coordinator setting {setting}: {why}")]
+pub struct ConfigError {
+    /// Its name.
+    pub setting: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub why: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,14 +124,4 @@ mod tests {
             assert_eq!(refused, (!is_right).then_some("window"), "{window_ms} ms");
         }
     }
-}
-
-/// A setting is out of its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("coordinator setting {setting}: {why}")]
-pub struct ConfigError {
-    /// Its name.
-    pub setting: &'static str,
-    /// What is wrong with it, and what would be right.
-    pub why: String,
 }

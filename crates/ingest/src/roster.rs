@@ -247,7 +247,9 @@ mod tests {
         };
         let left = EventKind::PeerLeft { peer: peer(), reason: String::new() };
         let mut roster = Roster::new(Policy::default());
-        for (sfu, kind, is_present) in [(&old, &joined, true), (&new, &joined, true), (&old, &left, true), (&new, &left, false)] {
+        for (sfu, kind, is_present) in
+            [(&old, &joined, true), (&new, &joined, true), (&old, &left, true), (&new, &left, false)]
+        {
             roster.on_sfu_event(sfu, RoomTime::from_micros(7), kind);
             assert_eq!(roster.participants[&peer()].present, is_present, "after {kind:?} of {sfu}");
         }

@@ -101,7 +101,8 @@ mod tests {
     fn parameter_sets_in_fragments_are_kept_whole() {
         let mut kept = ParameterSets::default();
         let fragments = |set: u8| {
-            [0x80, 0x40].map(|place| Bytes::copy_from_slice(&[0x62, 1, place | set, if place == 0x80 { set } else { 7 }]))
+            [0x80, 0x40]
+                .map(|place| Bytes::copy_from_slice(&[0x62, 1, place | set, if place == 0x80 { set } else { 7 }]))
         };
         let sets = [32, 33, 34].into_iter().flat_map(fragments);
         let idr = Bytes::from_static(&[0x26, 1, 5]);

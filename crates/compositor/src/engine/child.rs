@@ -21,8 +21,8 @@ use super::wire::{self, Due, Kind, Ready, Rendered, Start};
 use super::{Error, Isolation, Work, slice_start};
 use crate::decode::SAMPLE_RATE;
 use crate::documents::quality::RenderQuality;
-use crate::late::past::Past;
 use crate::encode::{AAC_FRAME, AudioConfig, EncodedSlice, Grid, Sample, VideoConfig};
+use crate::late::past::Past;
 
 /// What the encoder may need, in canvases.
 const CANVASES: u64 = 512;
@@ -411,9 +411,11 @@ mod tests {
             ("no key picture", |slice| slice.video[0].key = false),
             ("a time that overflows", |slice| slice.video[1].pts = i64::MIN),
             ("a picture elsewhere", |slice| slice.video[1].dts += 1),
-            ("sound elsewhere", |slice| slice.audio.iter_mut().for_each(|sample| {
-                (sample.pts, sample.dts) = (sample.pts + 1024, sample.dts + 1024);
-            })),
+            ("sound elsewhere", |slice| {
+                slice.audio.iter_mut().for_each(|sample| {
+                    (sample.pts, sample.dts) = (sample.pts + 1024, sample.dts + 1024);
+                })
+            }),
             ("sound of another length", |slice| slice.audio[0].duration = 0),
             ("too much sound", |slice| slice.audio = samples(slice.audio[0].dts as u64 / 1024..10_000, 1024)),
             ("no WebM", |slice| slice.webm.clear()),

@@ -18,8 +18,8 @@ use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{FetchError, Footer, TrackKey, Window};
 
-use crate::render::WARM_UP;
 use crate::engine::Error;
+use crate::render::WARM_UP;
 
 /// Reads under way at once.
 const CONCURRENCY: usize = 16;
