@@ -19,4 +19,5 @@ pub(crate) use assemble::Assembler;
 pub use audio::{AudioQuality, AudioTrack};
 pub(crate) use intake::Intake;
 pub use intake::IntakeQuality;
+pub(crate) use video::LAYER_OFF_US;
 pub use video::{VideoQuality, VideoTrack};

@@ -15,10 +15,8 @@ use crate::decode::{SAMPLE_RATE, VideoDecoder};
 use crate::depacketize::audio::duration_samples;
 use crate::depacketize::reorder::Popped;
 use crate::depacketize::{CodedPicture, parameters};
-use crate::track::{Assembler, Intake};
+use crate::track::{Assembler, Intake, LAYER_OFF_US};
 
-/// A simulcast layer without a picture for this long is off.
-const LAYER_OFF_US: i64 = 1_500_000;
 /// How far apart the layers of a simulcast begin.
 const LAYERS_BEGIN_WITHIN_US: i64 = 200_000;
 /// A picture's duration where the next one does not tell it.

@@ -6,6 +6,7 @@
 //! than by half is shrunk by a whole number first, each pixel the mean of those it covers: nothing flickers, and it is cheaper too.
 
 use super::shrink::{covered, shrink};
+use super::surface::in_plane;
 use crate::frame::{Canvas, Picture};
 use crate::layout::{Fit, Rect};
 
@@ -96,7 +97,7 @@ fn crop(whole: Rect, tile: Rect) -> Rect {
 pub(super) fn draw(canvas: &mut Canvas, picture: &Picture, placement: Placement) {
     let Placement { source, target } = placement;
     for (index, (plane, stride)) in canvas.planes_mut().into_iter().enumerate() {
-        let (from, to) = (part(source, index), part(target, index));
+        let (from, to) = (in_plane(source, index), in_plane(target, index));
         scale_plane((picture.plane(index), picture.stride(index), from), (plane, stride, to));
     }
 }
@@ -115,17 +116,12 @@ pub(crate) fn fitted(picture: &Picture, tile: Rect, fit: Fit) -> Option<Picture>
         return None;
     }
     let planes = [0, 1, 2].map(|index| {
-        let to = part(whole, index);
+        let to = in_plane(whole, index);
         let mut plane = vec![0; to[2] * to[3]];
-        scale_plane((picture.plane(index), picture.stride(index), part(source, index)), (&mut plane, to[2], to));
+        scale_plane((picture.plane(index), picture.stride(index), in_plane(source, index)), (&mut plane, to[2], to));
         plane
     });
     Picture::from_planes(width, height, planes)
-}
-
-/// x, y, width and height of `rect` in a plane.
-fn part(rect: Rect, index: usize) -> [usize; 4] {
-    [rect.x, rect.y, rect.width, rect.height].map(|value| (value >> u32::from(index > 0)) as usize)
 }
 
 /// One plane; each side is its bytes, its stride, and x, y, width, height of the part.

@@ -150,7 +150,7 @@ fn mix(drawn: u8, drawn_part: u32, below: u8, below_part: u32) -> u8 {
 }
 
 /// x, y, width and height of `rect` in a plane.
-fn in_plane(rect: Rect, index: usize) -> [usize; 4] {
+pub(super) fn in_plane(rect: Rect, index: usize) -> [usize; 4] {
     [rect.x, rect.y, rect.width, rect.height].map(|value| (value >> u32::from(index > 0)) as usize)
 }
 

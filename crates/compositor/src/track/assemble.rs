@@ -19,7 +19,7 @@ pub(crate) struct Assembler {
 }
 
 /// Longest name of a codec that is told.
-const MAX_NAME_CHARS: usize = 40;
+pub(super) const MAX_NAME_CHARS: usize = 40;
 
 /// Why there is no picture for a decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use roomreel_shared::rtp::{RtpTimestamp, Ssrc};
 use roomreel_shared::time::RoomTime;
 use serde::{Deserialize, Serialize};
 
+use super::assemble::MAX_NAME_CHARS;
 use super::intake::{Intake, IntakeQuality};
 use crate::decode::{AudioDecoder, SAMPLE_RATE};
 use crate::depacketize::audio::{MAX_SAMPLES, duration_samples, opus_redundancy};
@@ -30,9 +31,6 @@ const GRAIN: usize = 120;
 const FADE: usize = 240;
 /// How far beyond the end of what is asked for packets are decoded, so that it is known where sound stops. Samples: 100 ms.
 const LOOK_AHEAD: i64 = 4800;
-
-/// Longest name of a codec that is told.
-const MAX_NAME_CHARS: usize = 40;
 
 /// How well an audio track could be heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

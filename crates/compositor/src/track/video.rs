@@ -27,7 +27,7 @@ use crate::timeline::clock::ParticipantClock;
 const MAX_BACKLOG: usize = 300;
 const MAX_BACKLOG_BYTES: usize = 16 << 20;
 /// A layer without a picture for this long is off.
-const LAYER_OFF_US: i64 = 1_500_000;
+pub(crate) const LAYER_OFF_US: i64 = 1_500_000;
 /// A layer must be the better one for this long: tiles change size while they move.
 const LAYER_PATIENCE_US: i64 = 1_000_000;
 /// A smaller layer is changed to at its next key picture: until then the old one is as good, and nothing is decoded to catch up.
