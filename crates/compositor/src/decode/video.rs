@@ -143,7 +143,7 @@ fn open(codec: &Codec) -> Result<ffmpeg::decoder::Opened, Error> {
         (*context).max_pixels = MAX_PIXELS;
         if *codec == Codec::H265 {
             // This decoder has no other way to say that a picture is damaged.
-            (*context).err_recognition |= (ffi::AV_EF_EXPLODE | ffi::AV_EF_CRCCHECK) as i32;
+            (*context).err_recognition |= ffi::AV_EF_EXPLODE | ffi::AV_EF_CRCCHECK;
         }
         // What WebRTC sends is not reordered: give each picture out at once.
         (*context).flags |= ffi::AV_CODEC_FLAG_LOW_DELAY as i32;

@@ -25,6 +25,6 @@ impl Orientation {
     /// Width and height when it has been turned.
     #[must_use]
     pub fn upright<T>(self, width: T, height: T) -> (T, T) {
-        if self.0 % 2 == 0 { (width, height) } else { (height, width) }
+        if self.0.is_multiple_of(2) { (width, height) } else { (height, width) }
     }
 }

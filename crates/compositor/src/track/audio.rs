@@ -345,6 +345,8 @@ fn stretched(sound: Vec<[f32; 2]>, by: i64) -> Vec<[f32; 2]> {
 }
 
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod loss;
 
 #[cfg(test)]

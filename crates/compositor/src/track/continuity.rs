@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::depacketize::marks::Marks;
+use crate::depacketize::marks::{Count, Marks};
 
 /// Nothing is missing in any temporal layer.
 const WHOLE: u8 = u8::MAX;
@@ -13,7 +13,7 @@ const WHOLE: u8 = u8::MAX;
 const MAX_REFERENCE_AGE: usize = 128;
 
 /// What of one RTP stream's pictures is missing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Continuity {
     /// Temporal layers from this one on lack a picture: from 0 on, nothing can be decoded before the next key picture.
     broken_from: u8,
@@ -23,12 +23,6 @@ pub(crate) struct Continuity {
     newest: Option<u32>,
     /// The newest pictures that were given to the decoder, where pictures say which ones they build on.
     given: VecDeque<u32>,
-}
-
-impl Default for Continuity {
-    fn default() -> Self {
-        Self { broken_from: 0, base: None, newest: None, given: VecDeque::new() }
-    }
 }
 
 impl Continuity {
@@ -53,7 +47,7 @@ impl Continuity {
         if marks.references.is_some() {
             return;
         }
-        let within = |count: crate::depacketize::marks::Count| missing < u64::from(count.modulus);
+        let within = |count: Count| missing < u64::from(count.modulus);
         if picture.filter(|count| within(*count)).zip(newest).is_some_and(|(picture, newest)| picture.follows(newest)) {
             // No picture lies between: the end of the one before is missing, which is known, or probes are.
             return;
@@ -126,7 +120,6 @@ impl Continuity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::depacketize::marks::Count;
 
     /// A picture of a layer, with the base's number.
     fn layered(temporal: u8, base: u32, picture: u32) -> Marks {
