@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use roomreel_fuzz::depacketize::reorder::{MediaPacket, Reorder};
+use roomreel_fuzz::depacketize::spatial::SpatialLayers;
 use roomreel_fuzz::depacketize::{MAX_PICTURE_BYTES, VideoDepacketizer, audio};
 use roomreel_shared::event::{Codec, CodecParameters};
 use roomreel_shared::rtp::{PayloadType, RtpTimestamp, SequenceNumber};
@@ -40,6 +41,7 @@ fuzz_target!(|input: &[u8]| {
     let parameters =
         CodecParameters { payload_type: PayloadType(96), codec, clock_rate: 90_000, channels: 0, fmtp: String::new() };
     let mut depacketizer = VideoDepacketizer::new(&parameters).expect("a codec that is rendered");
+    let mut layers = SpatialLayers::default();
     let mut reorder = Reorder::default();
     for (number, packet) in (0..).zip(packets(input)) {
         for codec in [Codec::Opus, Codec::G722, Codec::Pcmu] {
@@ -54,8 +56,11 @@ fuzz_target!(|input: &[u8]| {
         let _ = reorder.misses(sequence);
     }
     while let Some(picture) = reorder.pop_picture_before(RoomTime::from_micros(i64::MAX)) {
-        if let Ok(coded) = depacketizer.picture(&picture.payloads) {
-            assert!(coded.data.len() <= MAX_PICTURE_BYTES);
+        for part in layers.split(picture, Some(&parameters.codec)) {
+            let _ = depacketizer.marks(&part.payloads);
+            if let Ok(coded) = depacketizer.picture(&part.payloads) {
+                assert!(coded.data.len() <= MAX_PICTURE_BYTES);
+            }
         }
     }
 });

@@ -111,7 +111,9 @@ fuzz_target!(|input: &[u8]| {
         // The first packet of a new numbering counts as one that does not fit, until the next one tells.
         assert!(packets <= taken + quality.invalid, "{packets} packets came out of {quality:?}");
         assert!(pictures <= packets);
-        let seen = taken + quality.duplicate + quality.late + quality.invalid + quality.unknown_payload;
+        let seen = quality.packets + quality.duplicate + quality.late + quality.invalid + quality.unknown_payload;
         assert!(seen <= rtp as u64, "{quality:?} of {rtp} packets");
+        // A packet of redundant audio repeats eight at most.
+        assert!(quality.recovered <= 8 * rtp as u64, "{quality:?} of {rtp} packets");
     }
 });

@@ -1,6 +1,7 @@
 //! A track from its packets to what a decoder is given.
 
 #[path = "../../crates/compositor/src/track/assemble.rs"]
+#[allow(dead_code)]
 mod assemble;
 #[path = "../../crates/compositor/src/track/continuity.rs"]
 mod continuity;
