@@ -4,7 +4,6 @@
 //! the bucket. See [`crate::render_job`] for the steps.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -19,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::engine::Isolation;
 use crate::late::SpanJob;
 use crate::render_job::{Error, Job, Next};
+use crate::workers::Workers;
 
 /// How often the next window is looked for when nobody announces it.
 const POLL: Duration = Duration::from_secs(1);
@@ -39,8 +39,8 @@ pub struct RenderArguments {
     pub job: RenderJob,
     /// Last change of the job's key.
     pub revision: u64,
-    /// Microseconds spent rendering, of all renders of the node.
-    pub busy: Arc<AtomicU64>,
+    /// The cores of the node, shared by all of its renders.
+    pub workers: Arc<Workers>,
     /// How renders have processes of their own; `None`: in this process.
     pub isolation: Option<Arc<Isolation>>,
 }
@@ -74,8 +74,8 @@ impl Work {
         {
             return Self::Spans(Box::new(SpanJob::new(given, spec, late, first..end)));
         }
-        let RenderArguments { ports, node, job, revision, busy, isolation } = given;
-        Self::Whole(Box::new(Job::new(ports, node, job, revision, busy).isolated(isolation)))
+        let RenderArguments { ports, node, job, revision, workers, isolation } = given;
+        Self::Whole(Box::new(Job::new(ports, node, job, revision, workers).isolated(isolation)))
     }
 
     async fn step(&mut self) -> Result<Next, Error> {

@@ -27,3 +27,4 @@ pub mod render_job;
 pub mod slice_schedule;
 pub mod timeline;
 pub mod track;
+pub mod workers;

@@ -4,7 +4,7 @@
 //! lease stops nothing: a render ends when its job is given elsewhere or its report is refused.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::{RenderActor, RenderArguments, RenderMessage};
 use crate::engine::{self, Isolation};
+use crate::workers::Workers;
 
 /// Jobs are listed at least this often, whatever the watch says.
 const RECONCILE: Duration = Duration::from_secs(3);
@@ -36,7 +37,7 @@ pub struct CompositorConfig {
     pub lease_ttl: Duration,
     /// Most renders at once; further jobs wait.
     pub max_jobs: usize,
-    /// What it can carry, in thousandths of a core.
+    /// What it can carry, in thousandths of a core; so many slices are rendered at once.
     pub capacity: u64,
     /// How renders have processes of their own; `None`: they are rendered in this one.
     pub isolation: Option<Arc<Isolation>>,
@@ -83,8 +84,7 @@ struct Shared {
     ports: Ports,
     config: CompositorConfig,
     draining: AtomicBool,
-    /// Microseconds spent rendering since the start.
-    busy: Arc<AtomicU64>,
+    workers: Arc<Workers>,
     lease: Mutex<Option<LeaseId>>,
     changed: Notify,
 }
@@ -100,9 +100,9 @@ impl CompositorNode {
         }
         let shared = Arc::new(Shared {
             ports,
+            workers: Arc::new(Workers::new(usize::try_from(config.capacity.div_ceil(1000)).unwrap_or(usize::MAX))),
             config,
             draining: AtomicBool::new(false),
-            busy: Arc::default(),
             lease: Mutex::default(),
             changed: Notify::new(),
         });
@@ -195,12 +195,12 @@ async fn hold_lease(shared: &Shared) -> Result<std::convert::Infallible, Coordin
     let lease = ports.coordination.grant_lease(config.lease_ttl).await?;
     *shared.lease.lock().expect("nothing panics while it is locked") = Some(lease);
     let mut written = None;
-    let mut since = (Instant::now(), shared.busy.load(Ordering::Relaxed));
+    let mut since = (Instant::now(), shared.workers.busy());
     let mut load = 0;
     loop {
-        let (elapsed, busy) = (since.0.elapsed(), shared.busy.load(Ordering::Relaxed));
+        let (elapsed, busy) = (since.0.elapsed(), shared.workers.busy());
         if elapsed >= Duration::from_secs(5) {
-            load = (busy - since.1) * 1000 / elapsed.as_micros().max(1) as u64;
+            load = ((busy - since.1).as_micros() * 1000 / elapsed.as_micros().max(1)) as u64;
             since = (Instant::now(), busy);
         }
         let node = Node {
@@ -370,7 +370,7 @@ impl Actor for NodeActor {
                         node: state.shared.config.node.clone(),
                         job,
                         revision,
-                        busy: state.shared.busy.clone(),
+                        workers: state.shared.workers.clone(),
                         isolation: state.shared.config.isolation.clone(),
                     };
                     let (actor, _) = RenderActor::spawn_linked(None, RenderActor, arguments, myself.get_cell()).await?;

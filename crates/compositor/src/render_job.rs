@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,6 +32,7 @@ use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::late::past::Past;
 use crate::outputs::{self, Outputs, Told};
 use crate::playlist::Playlist;
+use crate::workers::Workers;
 
 /// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -153,8 +153,8 @@ pub struct Job {
     claim: Claim,
     job: RenderJob,
     keys: RecordingKeys,
-    /// Microseconds spent rendering, of all jobs of the node.
-    busy: Arc<AtomicU64>,
+    /// The cores of the node, shared by all of its renders.
+    workers: Arc<Workers>,
     meters: Meters,
     documents: Documents,
     /// Windows that the documents know.
@@ -227,14 +227,14 @@ impl Meters {
 impl Job {
     /// A job as it stands under its key at `revision`.
     #[must_use]
-    pub fn new(ports: Ports, node: NodeId, job: RenderJob, revision: u64, busy: Arc<AtomicU64>) -> Self {
+    pub fn new(ports: Ports, node: NodeId, job: RenderJob, revision: u64, workers: Arc<Workers>) -> Self {
         let keys = RecordingKeys::new(&job.spec.tenant, &job.spec.room, &job.spec.recording);
         let documents = Documents::new(&job.spec);
         Self {
             ports,
             claim: Claim::new(node, &job, revision),
             keys,
-            busy,
+            workers,
             meters: Meters::new(),
             documents,
             documented: 0,
@@ -378,10 +378,12 @@ impl Job {
                 traceparent = self.trace_parent.as_deref()
             )
         });
+        let core = self.workers.turn().await;
         let began = Instant::now();
         let slice = composite.engine.next_slice(span.clone()).await;
         let spent = began.elapsed();
-        self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
+        drop(core);
+        self.workers.took(spent);
         composite.pending = slice?.map(|slice| (slice, span));
         composite.is_drained = composite.pending.is_none();
         if let Some((slice, _)) = &composite.pending {

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::KeyValue;
 use roomreel_shared::composite::CompositeSpec;
@@ -14,6 +13,7 @@ use super::{Spans, Step};
 use crate::actor::RenderArguments;
 use crate::claim::Claim;
 use crate::render_job::{Error, Meters, Next};
+use crate::workers::Workers;
 
 /// Spans that are made for the cluster.
 pub(crate) struct SpanJob {
@@ -21,20 +21,20 @@ pub(crate) struct SpanJob {
     claim: Claim,
     composite: CompositeId,
     spans: Spans,
-    busy: Arc<AtomicU64>,
+    workers: Arc<Workers>,
     meters: Meters,
 }
 
 impl SpanJob {
     /// The spans `todo` of `late`.
     pub(crate) fn new(given: RenderArguments, spec: CompositeSpec, late: LateJob, todo: Range<u64>) -> Self {
-        let RenderArguments { ports, node, job, revision, busy, isolation } = given;
+        let RenderArguments { ports, node, job, revision, workers, isolation } = given;
         Self {
             claim: Claim::new(node, &job, revision),
             composite: spec.id.clone(),
             spans: Spans::new(ports.store.clone(), spec, job.spec, late, todo).isolated(isolation),
             ports,
-            busy,
+            workers,
             meters: Meters::new(),
         }
     }
@@ -59,10 +59,14 @@ impl SpanJob {
     }
 
     async fn try_step(&mut self) -> Result<Next, Error> {
-        match self.spans.step().await? {
+        // The coordinator gives a node no more of these than it has cores; they take turns with what is live all the same.
+        let core = self.workers.turn().await;
+        let step = self.spans.step().await;
+        drop(core);
+        match step? {
             Step::More => Ok(Next::Step),
             Step::Made(length, spent) => {
-                self.busy.fetch_add(spent.as_micros() as u64, Ordering::Relaxed);
+                self.workers.took(spent);
                 self.meters.slices.add(1, &[]);
                 self.meters.render_time.record(spent.as_secs_f64() / length.as_secs_f64().max(0.001), &[]);
                 self.report(false, None).await?;
