@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use roomreel_backends::memory::MemoryStore;
+use roomreel_backends::memory::faults::Operation;
 use roomreel_shared::event::EventKind;
 use roomreel_shared::id::PeerId;
 use roomreel_shared::output::{Output, TrackFormat, WebmCodec};
@@ -46,7 +47,8 @@ async fn render(store: &Arc<dyn ObjectStore>, spec: &CompositeSpec, existing: u6
     let (video, audio) = (core.video_config().expect("one"), core.audio_config().expect("one"));
     core.skip_to(existing).expect("an encoder");
     let date = "2026-11-21".to_owned();
-    let mut outputs = Outputs::new(store.clone(), spec, &fold(), date, (&video, &audio), Told::of(spec), None).expect("names of files");
+    let mut outputs = Outputs::new(store.clone(), spec, &fold(), date, (&video, &audio), Told::of(spec), None)
+        .expect("names of files");
     let init = mux::init_segment(&video, &audio);
     store.put(&keys.init(&spec.id), init).await.expect("it is stored");
     outputs.resume(existing).await.expect("slices stand");
@@ -239,4 +241,81 @@ async fn bitrate_and_key_frames_are_as_asked() {
         samples.iter().filter(|sample| sample.key).map(|sample| sample.pts).collect()
     };
     assert_eq!((keys(&slice.video), keys(&slice.webm)), (vec![10_000, 15_000], vec![10_000, 15_000]));
+}
+
+/// A slice as `bytes` of no picture in particular make it.
+fn heavy(number: u64, bytes: usize) -> EncodedSlice {
+    let sample = |at: u64, duration: u32, bytes: usize| Sample {
+        data: (0..bytes).map(|place| (place as u64 * 31 + number * 7) as u8).collect::<Vec<_>>().into(),
+        pts: at as i64,
+        dts: at as i64,
+        duration,
+        key: true,
+    };
+    let video = (0..10).map(|frame| sample(number * 10_000 + frame * 1000, 1000, bytes / 10)).collect();
+    let audio = (0..40).map(|frame| sample((number * 40 + frame) * 1024, 1024, 300)).collect();
+    EncodedSlice { number, video, audio, webm: Vec::new() }
+}
+
+/// How many whole objects a store gave.
+type Gets = Arc<std::sync::atomic::AtomicU64>;
+
+fn counted(store: &MemoryStore) -> (Arc<dyn ObjectStore>, Gets) {
+    let gets = Gets::default();
+    let count = gets.clone();
+    let hook = move |operation: Operation, _: &str| {
+        count.fetch_add(u64::from(operation == Operation::Get), std::sync::atomic::Ordering::Relaxed);
+        None
+    };
+    (Arc::new(store.clone().with_faults(Arc::new(hook))), gets)
+}
+
+#[tokio::test]
+async fn who_takes_over_goes_on_with_the_upload() {
+    const BEFORE: u64 = 60;
+    let spec = CompositeSpec { outputs: vec![Kind::Mp4.into()], ..spec() };
+    let keys = RecordingKeys::new(&fold().tenant, &fold().room, &fold().recording);
+    let core = RenderCore::new(spec.clone(), fold()).expect("a layout and an encoder");
+    let (video, audio) = (core.video_config().expect("one"), core.audio_config().expect("one"));
+    let outputs = |store: &Arc<dyn ObjectStore>| {
+        let date = "2026-11-21".to_owned();
+        Outputs::new(store.clone(), &spec, &fold(), date, (&video, &audio), Told::of(&spec), None).expect("names")
+    };
+    let bucket = MemoryStore::new();
+    let (store, _) = counted(&bucket);
+    let mut first = outputs(&store);
+    for number in 0..BEFORE {
+        let slice = heavy(number, 1 << 20);
+        store.create(&keys.slice(&spec.id, number), mux::fragment(&slice).expect("small")).await.expect("room");
+        first.take_in(&slice);
+        catch_up(&mut first).await;
+        first.save().await.expect("room");
+    }
+    assert!(!first.is_unsaved());
+    // The node is gone. What it has written down stands; of what another one did, nothing may be lost.
+    let is_aborted = [false, true];
+    let mut made = Vec::new();
+    for is_aborted in is_aborted {
+        if is_aborted {
+            bucket.delete(&keys.composite_mp4(&spec.id)).await.expect("it is there");
+            let id = r#"{"files":{"KEY":{"id":"nobody's","parts":[["tag",5300000]]}}}"#;
+            let text = id.replace("KEY", keys.composite_mp4(&spec.id).as_str());
+            bucket.put(&keys.composite_file(&spec.id, "uploads.json"), text.into()).await.expect("room");
+        }
+        let (store, gets) = counted(&bucket);
+        let mut second = outputs(&store);
+        second.resume(BEFORE).await.expect("it is listed");
+        catch_up(&mut second).await;
+        let whole = gets.load(std::sync::atomic::Ordering::Relaxed);
+        // The first 5 MiB, and at most as much that was not uploaded yet.
+        let expected = if is_aborted { BEFORE..=BEFORE + 10 } else { 6..=14 };
+        assert!(expected.contains(&whole), "{whole} slices were read");
+        while !second.finish_joined(None).await.expect("room") {
+            catch_up(&mut second).await;
+        }
+        assert_eq!(bucket.open_uploads(), 0);
+        assert!(bucket.get(&keys.composite_file(&spec.id, "uploads.json")).await.is_err(), "nothing is left");
+        made.push(bucket.get(&keys.composite_mp4(&spec.id)).await.expect("it stands"));
+    }
+    assert!(made[0].len() > BEFORE as usize * (1 << 20) && made[0] == made[1], "the same file");
 }
