@@ -1,6 +1,6 @@
 //! Clean-up of what is part of no recording, in two phases: what is found is marked, and goes a grace later if it is found again.
 //!
-//! [`find`] decides what is part of no recording and [`mark`] what may go, without a clock or a client; [`Cleaner`] lists, asks and
+//! `find` decides what is part of no recording and `mark` what may go, without a clock or a client; [`Cleaner`] lists, asks and
 //! deletes. Windows are never touched, nor what is alive, nor what has a name that roomreel does not give.
 //!
 //! An object goes only if it was seen to be of nothing a grace ago, is unchanged since, and is of nothing still when everything that

@@ -1,5 +1,5 @@
 //! Who folds and who renders: stickiness for what somebody has; for what nobody has, the ingest node that carries least
-//! ([`super::balance`]), and rendezvous hashing among the compositors with room ([`super::renders`]).
+//! ([`super::balance`]), and rendezvous hashing among the compositors with room (`super::renders`).
 
 use std::collections::BTreeMap;
 
