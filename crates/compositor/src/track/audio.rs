@@ -162,7 +162,7 @@ impl AudioTrack {
             return Some(format!("codec {codec} is not supported; it stays silent"));
         }
         let damaged = self.decoder_errors;
-        let refused = (damaged > 0).then(|| format!("{damaged} packets of sound are damaged and could not be decoded"));
+        let refused = (damaged > 0).then(|| format!("damaged, {damaged} of its packets could not be decoded"));
         self.intake.quality().complaint().or(refused)
     }
 

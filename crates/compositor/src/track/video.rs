@@ -299,9 +299,12 @@ impl VideoTrack {
         let placeholder = if quality.decoded_pictures == 0 { "; it stays a placeholder" } else { "" };
         if quality.key_pictures == 0 && quality.keyless_pictures > 0 {
             let pictures = quality.keyless_pictures;
-            return Some(format!("no key frame ever arrived, and {pictures} pictures build on one{placeholder}"));
+            let whole = if quality.lost_pictures > pictures { " whole" } else { "" };
+            return Some(format!(
+                "no key frame ever arrived{whole}, and {pictures} pictures build on one{placeholder}"
+            ));
         }
-        (undecodable > 0).then(|| format!("{undecodable} pictures are damaged and could not be decoded{placeholder}"))
+        (undecodable > 0).then(|| format!("damaged, {undecodable} of its pictures could not be decoded{placeholder}"))
     }
 
     /// The track shows nothing now, by its owner's wish: what was seen before is not to be seen again.
