@@ -122,6 +122,9 @@ pub async fn compositor(args: &CompositorArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a drain may take beyond its limit; a pod is killed 5 s after it.
+const AFTER_DRAIN: Duration = Duration::from_secs(3);
+
 /// What every role has around it.
 struct Process {
     telemetry: Telemetry,
@@ -149,7 +152,8 @@ impl Process {
     }
 
     async fn end(self, drain: impl Future<Output = ()>) {
-        if tokio::time::timeout(self.drain_limit, drain).await.is_err() {
+        // A role that keeps the limit itself gives its lease back afterwards.
+        if tokio::time::timeout(self.drain_limit + AFTER_DRAIN, drain).await.is_err() {
             tracing::warn!(limit = ?self.drain_limit, "not everything was handed over in time; others take over when the lease ends");
         }
         tracing::info!("ended");

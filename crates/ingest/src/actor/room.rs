@@ -322,7 +322,8 @@ impl RoomState {
     async fn pump(&mut self, myself: &ActorRef<RoomMessage>) -> Result<(), ActorProcessingErr> {
         let mut outputs = Vec::new();
         while let Some(folding) = &mut self.folding {
-            if folding.fold.is_waiting() || !folding.sealed.is_empty() {
+            // Of who leaves nothing more is wanted: it would be another window to wait for, and another.
+            if self.draining || folding.fold.is_waiting() || !folding.sealed.is_empty() {
                 break;
             }
             let entry = match folding.inbox.pop_front() {
@@ -462,7 +463,7 @@ impl RoomState {
         let Some(mut failed) = self.folding.as_mut().and_then(|folding| folding.tracks.remove(key)) else {
             return Ok(());
         };
-        failed.on_failed();
+        failed.on_failed()?;
         self.open_track(myself, failed.open).await?;
         if let Some(slot) = self.folding.as_mut().and_then(|folding| folding.tracks.get_mut(key)) {
             slot.journal = failed.journal;

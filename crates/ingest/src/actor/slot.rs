@@ -8,7 +8,7 @@ use roomreel_shared::wire;
 
 use crate::track::{OpenTrack, SealedTrack, TrackBatch, TrackInput};
 
-/// Restarts over one input before it counts as poison.
+/// Failures in a row at one input, after which it counts as poison.
 const POISON_AFTER: u32 = 3;
 
 /// A running track.
@@ -67,16 +67,23 @@ impl Slot {
     }
 
     /// The actor failed: counts it against the input it failed at, which at the third time is poison and left out.
-    pub(super) fn on_failed(&mut self) {
+    ///
+    /// # Errors
+    /// It is no batch, and nothing can stand in its place.
+    pub(super) fn on_failed(&mut self) -> Result<(), String> {
         let at = self.handled.load(Ordering::Acquire);
         let (count, before) = self.failures;
         self.failures = (if at == before { count + 1 } else { 1 }, at);
-        if self.failures.0 >= POISON_AFTER
-            && let Some(TrackInput::Batch(batch)) = self.journal.get(at)
-        {
-            tracing::error!(track = %self.open.key.track, sequence = batch.sequence, "a batch cannot be folded and is left out");
-            self.journal[at] = TrackInput::Poisoned(batch.clone());
-            self.failures = (0, at);
+        if self.failures.0 < POISON_AFTER {
+            return Ok(());
         }
+        let Some(TrackInput::Batch(batch)) = self.journal.get(at) else {
+            let track = &self.open.key.track;
+            return Err(format!("track {track} failed {POISON_AFTER} times in a row, and not at a batch"));
+        };
+        tracing::error!(track = %self.open.key.track, sequence = batch.sequence, "a batch cannot be folded and is left out");
+        self.journal[at] = TrackInput::Poisoned(batch.clone());
+        self.failures = (0, at);
+        Ok(())
     }
 }

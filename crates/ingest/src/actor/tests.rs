@@ -91,6 +91,20 @@ impl Rig {
         IngestNode::start(self.ports(), config).await.expect("the node starts")
     }
 
+    /// For a room's actor alone.
+    async fn arguments(&self) -> RoomArguments {
+        RoomArguments {
+            ports: self.ports(),
+            node: node_id("a"),
+            config: FoldConfig::default(),
+            budget: Budget::new(1 << 20, &NodeBudget::new(1 << 20)),
+            spec: spec(),
+            revision: self.assign("a").await,
+            metrics: Arc::new(Metrics::new()),
+            load: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
     async fn windows(&self) -> Vec<Window> {
         let keys = keys();
         let mut windows = Vec::new();
@@ -135,7 +149,7 @@ impl Rig {
         assert!(windows.last().is_some_and(|window| window.header.end.is_some()));
         let writes = self.store.history().iter().filter(|m| m.key.as_str().ends_with(".win")).count();
         assert_eq!(writes, windows.len(), "I2: written once");
-        let folded = Folded { windows, others: Vec::new() };
+        let folded = Folded { windows, ..Folded::default() };
         let numbers: Vec<u64> = folded.batches().iter().map(|batch| batch.2).collect();
         assert_eq!(numbers, (0..count).collect::<Vec<_>>(), "I1");
     }
@@ -357,7 +371,7 @@ async fn a_recording_begins_behind_more_than_memory_holds() {
     rig.append(&log.entries).await;
     let progress = rig.until_finished().await;
     assert!(!progress.incomplete);
-    let folded = Folded { windows: rig.windows().await, others: Vec::new() };
+    let folded = Folded { windows: rig.windows().await, ..Folded::default() };
     let numbers: Vec<u64> = folded.batches().iter().map(|batch| batch.2).collect();
     assert_eq!(numbers, (100..120).collect::<Vec<_>>());
 }
@@ -378,7 +392,7 @@ async fn assert_an_end_waits_no_longer_than_memory_lasts(reason: StopReason) {
     rig.append(&log.entries).await;
     let progress = rig.until_finished().await;
     assert!(progress.incomplete, "a batch never came");
-    let folded = Folded { windows: rig.windows().await, others: Vec::new() };
+    let folded = Folded { windows: rig.windows().await, ..Folded::default() };
     assert!(folded.gaps().contains(&("cam".to_owned(), AcceptedReason::Log, (5, 5))), "{:?}", folded.gaps());
 }
 
@@ -396,17 +410,7 @@ async fn a_room_whose_end_is_lost_ends_although_more_follows_than_memory_holds()
 async fn a_track_that_fails_begins_its_window_again_alone() {
     let rig = Rig::new();
     let log = talk();
-    let arguments = RoomArguments {
-        ports: rig.ports(),
-        node: node_id("a"),
-        config: FoldConfig::default(),
-        budget: Budget::new(1 << 20, &NodeBudget::new(1 << 20)),
-        spec: FoldSpec { ..spec() },
-        revision: rig.assign("a").await,
-        metrics: Arc::new(Metrics::new()),
-        load: Arc::new(AtomicU64::new(0)),
-    };
-    let (room, _) = RoomActor::spawn(None, RoomActor, arguments).await.expect("the room starts");
+    let (room, _) = RoomActor::spawn(None, RoomActor, rig.arguments().await).await.expect("the room starts");
     for (from, to) in [(0, 8), (8, 18), (18, 20)] {
         rig.append(&log.entries[from..to]).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -417,6 +421,45 @@ async fn a_track_that_fails_begins_its_window_again_alone() {
     rig.append(&log.entries[20..]).await;
     rig.until_finished().await;
     rig.assert_recorded(30).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_track_that_fails_again_and_again_is_begun_anew_with_its_room() {
+    let rig = Rig::new();
+    let arguments = rig.arguments().await;
+    let (room, ended) = RoomActor::spawn(None, RoomActor, arguments).await.expect("the room starts");
+    rig.append(&talk().entries[..8]).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        room.get_cell().get_children()[0].kill_and_wait(None).await.expect("killed");
+    }
+    tokio::time::timeout(Duration::from_secs(1), ended).await.expect("the room fails").expect("it ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_leaves_although_the_log_goes_on() {
+    let rig = Rig::new();
+    // Each commit takes a moment, in which more comes.
+    for _ in 0..100 {
+        rig.faults.push(Operation::Create, Fault::LoseAnswer);
+    }
+    rig.assign("a").await;
+    let node = rig.start("a", |_| {}).await;
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..300, 100);
+    rig.append(&log.entries[..5]).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let flows = async {
+        for entries in log.entries[5..].chunks(1) {
+            rig.append(entries).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = flows => panic!("the node is still there when the log has ended"),
+        () = node.drain() => {}
+    }
+    assert_eq!(rig.windows().await.len(), 1, "what was open is committed, and no more");
 }
 
 #[tokio::test(start_paused = true)]
