@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use roomreel_shared::batch::{self, Incarnation, RtpBatch};
 use roomreel_shared::cluster::FoldSpec;
-use roomreel_shared::event::{self, EventRef, RoomEvent};
+use roomreel_shared::event::{self, EventKind, EventRef, RoomEvent};
 use roomreel_shared::id::{self, SfuId, TrackId};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
@@ -39,7 +39,7 @@ use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, Track
 const CLOCK_GRID_US: i64 = 100_000;
 /// A broker's clock may be set back by this when another server leads.
 const CLOCK_SLACK: Duration = Duration::from_secs(5);
-/// Most starts of writers that are told apart in one room.
+/// Most starts of SFUs, and of coordinators, that are told apart in one room.
 const MAX_EVENT_STREAMS: usize = 256;
 /// The writer of control entries, as errors name it.
 const THE_COORDINATOR: &str = "the coordinator";
@@ -594,12 +594,13 @@ impl RoomFold {
         if self.trace_parent.is_none() && !again && self.phase != Phase::Before {
             self.trace_parent = entry.trace_parent.as_ref().filter(|parent| is_sampled(parent)).cloned();
         }
+        let newest = batch.packets[batch.packets.len() - 1].time;
         let batch = TrackBatch {
             sequence: entry.sequence,
             time: entry.time,
             message: entry.payload.clone(),
             batch,
-            from_zero: self.from_zero,
+            from_zero: self.from_zero && !self.is_of_earlier_session(&key.sfu, newest),
         };
         outputs.push(RoomOutput::ToTrack(key, TrackInput::Batch(Arc::new(batch))));
         Ok(())
@@ -640,9 +641,10 @@ impl RoomFold {
         }
         let stream = (writer, event.incarnation);
         if !self.events.contains_key(&stream) {
-            if self.events.len() >= MAX_EVENT_STREAMS {
-                return Err(DamagedReason::TooMany);
+            if is_of_sfu && self.is_end_of_earlier_session(&event) {
+                return Ok(());
             }
+            self.make_room_for(&stream.0)?;
             // Before the recording, a writer's numbers begin where reading begins, or with the event that the recording does.
             let next = match self.spec.from {
                 Some(from) if is_of_sfu && self.is_of_beginning(&event) => from.event_no,
@@ -680,6 +682,46 @@ impl RoomFold {
         }
         let writer = stream.0.sfu().map_or_else(|| THE_COORDINATOR.to_owned(), |sfu| format!("SFU {sfu}"));
         Err(DamagedReason::NotPermitted { writer })
+    }
+
+    /// Whether it ends a session of the room that was over before the recording began: its publisher may say so again, as
+    /// nobody confirmed it. Nothing else of that session has come.
+    fn is_end_of_earlier_session(&self, event: &RoomEvent) -> bool {
+        let ends = matches!(event.kind, EventKind::RoomClosed { .. });
+        ends && self.phase == Phase::Open && event.time < self.room_start
+    }
+
+    /// Whether an SFU took this before the recording began with its room's creation: what came before that is none of it.
+    fn is_of_earlier_session(&self, sfu: &SfuId, time: RoomTime) -> bool {
+        let Some(from) = self.spec.from.filter(|_| self.phase == Phase::Open && time < self.room_start) else {
+            return false;
+        };
+        // Other SFUs' clocks may be behind.
+        let is_its =
+            |(writer, incarnation): &EventStream| writer.sfu() == Some(sfu) && incarnation.get() == from.incarnation;
+        self.events.keys().any(is_its)
+    }
+
+    /// Forgets the oldest start of a writer of this kind which began again since and waits for nothing, if there are too many.
+    fn make_room_for(&mut self, writer: &Writer) -> Result<(), DamagedReason> {
+        let is_control = *writer == Writer::Control;
+        let streams = || self.events.keys().filter(|(other, _)| (*other == Writer::Control) == is_control);
+        if streams().count() < MAX_EVENT_STREAMS {
+            return Ok(());
+        }
+        let began = |stream: &EventStream| self.began.get(stream).copied().unwrap_or_default();
+        let is_over = |stream: &&EventStream| {
+            let waits = self.events.get(*stream).is_some_and(|order| order.first_held().is_some());
+            // A coordinator's commands are repeated until they have come; its next start is never refused.
+            is_control
+                || !waits && (stream.0 == *writer || streams().any(|o| o.0 == stream.0 && began(o) > began(stream)))
+        };
+        let oldest = streams().filter(is_over).min_by_key(|stream| began(stream)).cloned();
+        let oldest = oldest.ok_or(DamagedReason::TooMany)?;
+        self.events.remove(&oldest);
+        self.began.remove(&oldest);
+        self.missing_events.remove(&oldest);
+        Ok(())
     }
 
     /// Whether it is the event that the recording is to begin with, or a later one of that writer: the log may have lost the

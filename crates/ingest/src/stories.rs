@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use proptest::prelude::*;
 use roomreel_shared::cluster::{Beginning, FoldSpec};
-use roomreel_shared::event::{EventKind, EventRef, StopReason};
+use roomreel_shared::event::{EventKind, EventRef, RoomEvent, StopReason};
 use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::subject::{Entry, Writer};
@@ -210,9 +210,9 @@ fn a_log_that_is_read_again_from_its_beginning_brings_no_earlier_session_in() {
     log.sfu(created(), 10_000);
     log.sfu(producer("cam", TrackKind::Video), 10_010);
     log.batches("cam", 7, 0..15, 10_100);
-    let second = |entry: LogEntry| match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
+    let second = |entry: LogEntry| match RoomEvent::decode(entry.payload.clone()) {
         Ok(event) => {
-            let event = roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event };
+            let event = RoomEvent { incarnation: incarnation(2), ..event };
             LogEntry { payload: event.encode(), ..entry }
         }
         Err(_) => entry,
@@ -358,6 +358,46 @@ fn a_recording_of_the_middle_begins_and_ends_where_it_was_asked_to() {
         refolded.take(short.on_entry(entry.clone()));
     }
     assert_eq!(refolded.objects(), folded.objects(), "I3: what was let go before it is none of it");
+}
+
+/// An event of another start of the writer.
+fn of_start(log: &mut Log, writer: Writer, start: u64, event_no: u64, kind: EventKind, (room_ms, log_ms): (i64, i64)) {
+    let time = room_time(room_ms);
+    let event = RoomEvent { room: room(), incarnation: incarnation(start), event_no, time, kind };
+    log.push(&address(writer, Entry::Event), event.encode(), log_ms);
+}
+
+#[test]
+fn the_end_of_an_earlier_session_that_comes_again_ends_nothing() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..14, 100);
+    // The last of the session before, of which nobody confirmed that it is durable.
+    let tail = batch("cam", 6, 40, -200).encode();
+    log.push(&address(Writer::Sfu(sfu()), Entry::Media(track("cam"))), tail, 1500);
+    of_start(&mut log, Writer::Sfu(sfu()), 2, 9, closed(), (-100, 1510));
+    log.batches("cam", 7, 14..150, 1520);
+    log.sfu(closed(), 15_200);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!((folded.gaps(), folded.replays()), (Vec::new(), 0));
+    let own: Vec<u64> = folded.batches().iter().filter(|batch| batch.1 == 7).map(|batch| batch.2).collect();
+    assert_eq!(own, (0..150).collect::<Vec<_>>());
+    let end = folded.windows.last().and_then(|window| window.header.end).expect("ended");
+    assert_eq!(end.room_end, room_time(15_200));
+}
+
+#[test]
+fn writers_that_start_again_and_again_are_heard() {
+    let mut log = Log::with_camera();
+    for start in 0..300 {
+        let ms = 100 + start as i64;
+        of_start(&mut log, Writer::Sfu(sfu()), 10 + start, 0, created(), (ms, ms));
+        of_start(&mut log, Writer::Control, 10 + start, 0, EventKind::Tick, (ms, ms));
+    }
+    of_start(&mut log, Writer::Control, 1000, 0, stopped(StopReason::Requested), (500, 500));
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished());
+    assert!(!folded.others.iter().any(|output| matches!(output, FoldOutput::Damaged(_))));
+    assert_eq!(folded.windows[0].events.len(), 2 + 300 + 300 + 1);
 }
 
 #[test]
@@ -694,8 +734,8 @@ fn a_recording_whose_first_event_the_log_lost_begins_with_the_next() {
 /// Appends the entries of another start of the SFU, under event numbers of their own.
 fn restart(log: &mut Log, started: Log) {
     for entry in started.entries {
-        let payload = match roomreel_shared::event::RoomEvent::decode(entry.payload.clone()) {
-            Ok(event) => roomreel_shared::event::RoomEvent { incarnation: incarnation(2), ..event }.encode(),
+        let payload = match RoomEvent::decode(entry.payload.clone()) {
+            Ok(event) => RoomEvent { incarnation: incarnation(2), ..event }.encode(),
             Err(_) => entry.payload,
         };
         log.entries.push(LogEntry { sequence: log.entries.len() as u64 + 1, payload, ..entry });

@@ -24,7 +24,8 @@ pub struct TrackBatch {
     pub message: Bytes,
     /// What the message says.
     pub batch: RtpBatch,
-    /// The log was read from the room's beginning: an incarnation that begins here began with number 0.
+    /// The log was read from the room's beginning: an incarnation that begins here began with number 0, and the one before
+    /// it is over.
     pub from_zero: bool,
 }
 
