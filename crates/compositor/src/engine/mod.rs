@@ -343,3 +343,21 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_passes_and_a_missing_program_does_not() {
+        for (code, is_permanent) in [
+            (libc::EAGAIN, false),
+            (libc::EMFILE, false),
+            (libc::ENOMEM, false),
+            (libc::ENOENT, true),
+            (libc::EACCES, true),
+        ] {
+            assert_eq!(Error::Spawn(io::Error::from_raw_os_error(code)).is_permanent(), is_permanent, "{code}");
+        }
+    }
+}

@@ -193,6 +193,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fonts_are_in_the_order_of_their_paths() {
+        assert!(find_fonts().faces().map(|face| (path(&face.source), face.index)).is_sorted());
+    }
+
+    #[test]
     fn initials_of_any_script() {
         for (name, expected) in [
             ("Amara Okafor", "AO"),

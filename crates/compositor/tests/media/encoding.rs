@@ -1,13 +1,17 @@
 //! Slices, the stream of them and the joined file.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use roomreel_compositor::encode::EncodedSlice;
+use roomreel_compositor::encode::{EncodedSlice, Encoder};
+use roomreel_compositor::frame::Canvas;
 use roomreel_compositor::join::{Joiner, Remainder};
 use roomreel_compositor::mux::{fragment, init_segment, parse_fragment};
+use roomreel_shared::composite::CompositeSpec;
+use roomreel_shared::output::{Kind, Output, WebmCodec};
 
-use crate::support::{decode_cleanly, encode, packets, run, sound, tone};
+use crate::support::{decode_cleanly, encode, packets, paint, run, sound, tone};
 
 const SLICE_MS: u64 = 1000;
 
@@ -116,6 +120,34 @@ fn equal_slices_have_equal_bytes_and_come_back_from_them() {
     let (mid, _) = encode(SLICE_MS, 2, 3, None);
     assert_eq!(mid[0].video, slices[2].video, "whoever renders a slice");
     assert_eq!(mid[0].audio.len(), slices[2].audio.len());
+}
+
+#[test]
+fn a_webm_has_the_same_bytes_however_busy_the_machine_is() {
+    for codec in [WebmCodec::Vp8, WebmCodec::Vp9] {
+        let output = Output { codec: Some(codec), ..Kind::Webm.into() };
+        let spec = CompositeSpec { width: 640, height: 360, outputs: vec![output], ..CompositeSpec::default() };
+        let encoded = || {
+            let mut encoder = Encoder::new(&spec, SLICE_MS, 0).expect("an encoder");
+            let mut canvas = Canvas::new(640, 360);
+            for index in 0..20 {
+                paint(&mut canvas, index);
+                encoder.push_video(&canvas).expect("a frame");
+            }
+            encoder.finish_last().expect("the last slice").webm
+        };
+        let alone = encoded();
+        assert_eq!(alone.len(), 20);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| while !is_over.load(Ordering::Relaxed) {});
+            }
+            let busy = encoded();
+            is_over.store(true, Ordering::Relaxed);
+            assert!(busy == alone, "{codec:?}");
+        });
+    }
 }
 
 #[test]
