@@ -212,3 +212,37 @@ fn a_lost_upper_spatial_layer_makes_the_picture_smaller_and_not_still() {
         assert_eq!(quality.decoder_errors, 0, "{name}");
     }
 }
+
+#[test]
+fn a_small_tile_leaves_out_spatial_layers_where_key_pictures_are_frequent() {
+    // From the key picture that begins both layers, over and over again.
+    let packets = &stream("vp9-l3t3-key.rtpdump")[18..];
+    let first = (packets[0].0, packets[0].1.timestamp());
+    let span_ms = packets[packets.len() - 1].0 - first.0 + 66;
+    let mut track = VideoTrack::new(producer(vec![codec(98, Codec::Vp9, 90_000)]));
+    let mut participant = ParticipantClock::default();
+    for turn in 0..10_u32 {
+        for (index, (at, view)) in (0_u16..).zip(packets) {
+            let sequence = turn as u16 * packets.len() as u16 + index;
+            let timestamp = turn * span_ms as u32 * 90 + view.timestamp().since(first.1) as u32;
+            let at_us = (at - first.0 + i64::from(turn) * span_ms) * 1000;
+            let packet = rtp(7, 98, sequence, timestamp, view.marker(), &view.payload(), at_us);
+            track.receive(&packet, &mut participant);
+        }
+    }
+    track.place(&participant);
+    let mut changes = Vec::new();
+    for tick in 0..10 * span_ms / 50 {
+        // The tile is small but for five seconds from the twelfth on.
+        let tile = if (240..340).contains(&tick) { 640 } else { 160 };
+        let picture = track.picture(RoomTime::from_micros(tick * 50_000 + 100_000), tile, tile * 9 / 16);
+        let width = picture.expect("there is one at any time").width();
+        if changes.last().is_none_or(|(_, last)| *last != width) {
+            changes.push((tick, width));
+        }
+    }
+    let widths: Vec<_> = changes.iter().map(|(_, width)| *width).collect();
+    assert_eq!(widths, [640, 320, 640, 320], "{changes:?}");
+    assert!((240..320).contains(&changes[2].0), "it is large again within four seconds: {changes:?}");
+    assert_eq!((track.quality().decoder_errors, track.quality().lost_pictures), (0, 0));
+}

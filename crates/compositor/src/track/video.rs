@@ -105,6 +105,8 @@ struct Layer {
     size: Option<(u32, u32)>,
     orientation: Orientation,
     newest: RoomTime,
+    /// It is not followed, and begins again with a key picture.
+    is_let_go: bool,
     /// Its newest key pictures, oldest first.
     keys: VecDeque<RoomTime>,
 }
@@ -118,6 +120,12 @@ impl Layer {
     fn drop_until_key(&mut self) {
         self.clear();
         self.assembler.await_key();
+    }
+
+    /// The same by choice: what comes before that key picture is not lost.
+    fn let_go(&mut self) {
+        self.drop_until_key();
+        self.is_let_go = true;
     }
 
     fn pop(&mut self) -> Option<Waiting> {
@@ -138,10 +146,12 @@ impl Layer {
         if let Some(blemishes) = blemishes {
             match &taken {
                 Ok(coded) => blemishes.key_pictures += u64::from(coded.is_key),
+                Err(Unusable::Lost) if self.is_let_go => {}
                 Err(why) => blemishes.count(why.clone()),
             }
         }
         let Ok(coded) = taken else { return };
+        self.is_let_go = false;
         if coded.is_key {
             self.clear();
             self.size = coded.size.map(|(width, height)| orientation.upright(width, height)).or(self.size);
@@ -271,7 +281,7 @@ impl VideoTrack {
             // What is a part of the pictures that are decoded waits with them.
             let is_part = self.current.is_some_and(|current| is_part(*key, current));
             if layer.is_full() && self.current != Some(*key) && self.current.is_some() && !is_part {
-                layer.drop_until_key();
+                layer.let_go();
             }
         }
         self.intake.count_lost(missing);
@@ -378,7 +388,7 @@ impl VideoTrack {
         let left = self.current.replace(key);
         // What the old layer has left builds on pictures that are not decoded any more, unless it is a part of those that are.
         if let Some(layer) = left.filter(|left| !is_part(*left, key)).and_then(|left| self.layers.get_mut(&left)) {
-            layer.drop_until_key();
+            layer.let_go();
         }
         // All that a part builds on has been decoded as such.
         if let Some((_, decoder)) = self.decoder.as_mut().filter(|_| !left.is_some_and(|left| is_part(key, left))) {
