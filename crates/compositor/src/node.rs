@@ -1,19 +1,19 @@
 //! A compositor node: registers itself, follows its render jobs, runs an actor for each.
 //!
-//! Owns the lease and the set of renders. Does not own what a render does, nor who gets which (the coordinator). Losing the
-//! lease stops nothing: a render ends when its job is given elsewhere or its report is refused.
+//! Owns the set of renders, and what the node says of itself. Does not own its lease ([`roomreel_node`]), what a render does, nor who
+//! gets which (the coordinator). Losing the lease stops nothing: a render ends when its job is given elsewhere or its report is refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use roomreel_node::Membership;
 use roomreel_shared::cluster::{self, Node, RenderJob, Role};
 use roomreel_shared::id::NodeId;
-use roomreel_shared::ports::{Change, CoordinationError, LeaseId, Ports, Record};
-use tokio::sync::Notify;
+use roomreel_shared::ports::{Ports, Record};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -85,8 +85,7 @@ struct Shared {
     config: CompositorConfig,
     draining: AtomicBool,
     workers: Arc<Workers>,
-    lease: Mutex<Option<LeaseId>>,
-    changed: Notify,
+    membership: Membership,
 }
 
 impl CompositorNode {
@@ -98,13 +97,13 @@ impl CompositorNode {
         if let Some(isolation) = config.isolation.clone() {
             see_isolation(isolation).await?;
         }
+        let membership = Membership::new(ports.coordination.clone(), config.lease_ttl);
         let shared = Arc::new(Shared {
             ports,
             workers: Arc::new(Workers::new(usize::try_from(config.capacity.div_ceil(1000)).unwrap_or(usize::MAX))),
             config,
             draining: AtomicBool::new(false),
-            lease: Mutex::default(),
-            changed: Notify::new(),
+            membership,
         });
         let spawned = NodeActor::spawn(None, NodeActor, shared.clone()).await;
         let (actor, _) = spawned.map_err(|error| Error::Actor(error.to_string()))?;
@@ -148,18 +147,13 @@ impl CompositorHandle {
     /// Takes nothing new, lets every render end the step it is in and leaves. Whoever gets the jobs goes on behind the last slice.
     pub async fn drain(mut self) {
         self.shared.draining.store(true, Ordering::Release);
-        self.shared.changed.notify_waiters();
+        self.shared.membership.changed();
         // Stops its renders too, and waits for them.
         if self.actor.stop_and_wait(None, Some(STEP_LIMIT)).await.is_err() {
             tracing::info!("a render did not end its step in time; its job is taken up elsewhere");
         }
         self.tasks.clear();
-        let lease = self.shared.lease.lock().expect("nothing panics while it is locked").take();
-        if let Some(lease) = lease
-            && let Err(error) = self.shared.ports.coordination.revoke(lease).await
-        {
-            tracing::debug!(%error, "the lease expires by itself");
-        }
+        self.shared.membership.leave().await;
     }
 
     /// Stops at once, as a crash would: for tests.
@@ -176,51 +170,27 @@ impl Drop for CompositorHandle {
     }
 }
 
-/// Keeps the node's record alive under a lease, and a new one if the old is lost.
+/// Says what the node carries, again and again.
 async fn keep_registered(shared: Arc<Shared>) {
-    let mut failures = 0;
-    loop {
-        let Err(error) = hold_lease(&shared).await;
-        *shared.lease.lock().expect("nothing panics while it is locked") = None;
-        failures = if matches!(error, CoordinationError::LeaseLost { .. }) { 0 } else { failures + 1 };
-        if failures == 3 {
-            tracing::warn!(%error, "the node cannot register itself; it goes on with the renders it has and tries again");
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-async fn hold_lease(shared: &Shared) -> Result<std::convert::Infallible, CoordinationError> {
-    let Shared { ports, config, .. } = shared;
-    let lease = ports.coordination.grant_lease(config.lease_ttl).await?;
-    *shared.lease.lock().expect("nothing panics while it is locked") = Some(lease);
-    let mut written = None;
+    let config = &shared.config;
     let mut since = (Instant::now(), shared.workers.busy());
     let mut load = 0;
-    loop {
+    let describe = || {
         let (elapsed, busy) = (since.0.elapsed(), shared.workers.busy());
         if elapsed >= Duration::from_secs(5) {
             load = ((busy - since.1).as_micros() * 1000 / elapsed.as_micros().max(1)) as u64;
             since = (Instant::now(), busy);
         }
-        let node = Node {
+        Node {
             id: config.node.clone(),
             role: Role::Compositor,
             capacity: config.capacity,
             load,
             draining: shared.draining.load(Ordering::Acquire),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        if written.as_ref() != Some(&node) {
-            let value = serde_json::to_vec(&node).expect("a node has no map with keys that are not text");
-            let put = Change::Put(cluster::node_key(Role::Compositor, &config.node), value.into(), Some(lease));
-            ports.coordination.transact(Vec::new(), vec![put]).await?;
-            written = Some(node);
         }
-        // Early, if something about the node has changed.
-        let _ = tokio::time::timeout(config.lease_ttl / 5, shared.changed.notified()).await;
-        ports.coordination.keep_alive(lease).await?;
-    }
+    };
+    match shared.membership.keep(describe, |_| RETRY).await {}
 }
 
 /// Lists the jobs again and again; the watch only wakes it earlier.

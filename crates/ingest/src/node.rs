@@ -1,7 +1,7 @@
 //! An ingest node: registers itself, follows its assignments, runs a room's actor for each.
 //!
-//! Owns the lease, the set of rooms and their shared budgets. Does not own what a room does, nor who gets which room (the
-//! coordinator). Losing the lease stops nothing: only a newer owner's window, or an assignment elsewhere, ends a room here.
+//! Owns the set of rooms and their shared budgets, and what the node says of itself. Does not own its lease ([`roomreel_node`]),
+//! what a room does, nor who gets which room (the coordinator). Losing the lease stops nothing: only a newer owner's window, or an assignment elsewhere, ends a room here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use roomreel_node::Membership;
 use roomreel_shared::cluster::{self, Assignment, FoldSpec, Node, Role};
 use roomreel_shared::id::RecordingId;
-use roomreel_shared::ports::{Change, Coordination, CoordinationError, LeaseId, Ports};
-use tokio::sync::Notify;
+use roomreel_shared::ports::{Coordination, Ports};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actor::reader::{Budget, NodeBudget};
@@ -41,7 +41,6 @@ pub struct IngestNode;
 pub struct IngestHandle {
     actor: ActorRef<NodeMessage>,
     shared: Arc<Shared>,
-    ports: Ports,
     drain_limit: Duration,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -52,8 +51,7 @@ struct Shared {
     draining: AtomicBool,
     /// Bytes folded since the start.
     load: Arc<AtomicU64>,
-    lease: std::sync::Mutex<Option<LeaseId>>,
-    changed: Notify,
+    membership: Membership,
 }
 
 impl IngestNode {
@@ -66,18 +64,17 @@ impl IngestNode {
             config: config.clone(),
             draining: AtomicBool::new(false),
             load: Arc::default(),
-            lease: std::sync::Mutex::default(),
-            changed: Notify::new(),
+            membership: Membership::new(ports.coordination.clone(), config.lease_ttl),
         });
-        let arguments = NodeArguments { ports: ports.clone(), shared: shared.clone() };
+        let coordination = ports.coordination.clone();
+        let arguments = NodeArguments { ports, shared: shared.clone() };
         let (actor, _) =
             NodeActor::spawn(None, NodeActor, arguments).await.map_err(|error| Error::Actor(error.to_string()))?;
-        let coordination = ports.coordination.clone();
         let tasks = vec![
-            AbortOnDropHandle::new(tokio::spawn(keep_registered(coordination.clone(), shared.clone()))),
+            AbortOnDropHandle::new(tokio::spawn(keep_registered(shared.clone()))),
             AbortOnDropHandle::new(tokio::spawn(follow(coordination, shared.clone(), actor.clone()))),
         ];
-        Ok(IngestHandle { actor, shared, ports, drain_limit: config.drain_limit, tasks })
+        Ok(IngestHandle { actor, shared, drain_limit: config.drain_limit, tasks })
     }
 }
 
@@ -85,19 +82,14 @@ impl IngestHandle {
     /// Takes nothing new, commits what is open and leaves. What comes after is in the log, for the next owner.
     pub async fn drain(mut self) {
         self.shared.draining.store(true, Ordering::Release);
-        self.shared.changed.notify_waiters();
+        self.shared.membership.changed();
         let limit = self.drain_limit;
         let left = tokio::time::timeout(limit, self.actor.call(NodeMessage::Drain, None)).await;
         if left.is_err() {
             tracing::warn!(?limit, "windows could not be committed in time; their entries are still in the log");
         }
         self.tasks.clear();
-        let lease = self.shared.lease.lock().expect("nothing panics while it is locked").take();
-        if let Some(lease) = lease
-            && let Err(error) = self.ports.coordination.revoke(lease).await
-        {
-            tracing::debug!(%error, "the lease expires by itself");
-        }
+        self.shared.membership.leave().await;
         self.actor.stop(None);
     }
 
@@ -115,56 +107,29 @@ impl Drop for IngestHandle {
     }
 }
 
-/// Keeps the node's record alive under a lease, and a new one if the old is lost.
-async fn keep_registered(coordination: Arc<dyn Coordination>, shared: Arc<Shared>) {
-    let pace = shared.config.lease_ttl / 5;
-    let mut failures = 0;
-    loop {
-        let Err(error) = hold_lease(&*coordination, &shared, pace).await;
-        *shared.lease.lock().expect("nothing panics while it is locked") = None;
-        failures = if matches!(error, CoordinationError::LeaseLost { .. }) { 1 } else { failures + 1 };
-        if failures == 3 {
-            tracing::warn!(%error, "the node cannot register itself; it goes on with the rooms it has and tries again");
-        }
-        tokio::time::sleep(backoff(failures).min(pace)).await;
-    }
-}
-
-async fn hold_lease(
-    coordination: &dyn Coordination,
-    shared: &Shared,
-    pace: Duration,
-) -> Result<std::convert::Infallible, CoordinationError> {
+/// Says what the node carries, again and again.
+async fn keep_registered(shared: Arc<Shared>) {
     let config = &shared.config;
-    let lease = coordination.grant_lease(config.lease_ttl).await?;
-    *shared.lease.lock().expect("nothing panics while it is locked") = Some(lease);
-    let mut written = None;
     let mut counted = (shared.load.load(Ordering::Relaxed), tokio::time::Instant::now());
     let mut load = 0;
-    loop {
+    let describe = || {
         if counted.1.elapsed() >= Duration::from_secs(1) {
             let total = shared.load.load(Ordering::Relaxed);
             let rate = (total - counted.0) as f64 / counted.1.elapsed().as_secs_f64();
             load = (load * 3 + rate as u64) / 4;
             counted = (total, tokio::time::Instant::now());
         }
-        let node = Node {
+        Node {
             id: config.node.clone(),
             role: Role::Ingest,
             capacity: config.capacity,
             load,
             draining: shared.draining.load(Ordering::Acquire),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        if written.as_ref() != Some(&node) {
-            let value = serde_json::to_vec(&node).expect("a node has no map with keys that are not text");
-            let key = cluster::node_key(Role::Ingest, &config.node);
-            coordination.transact(Vec::new(), vec![Change::Put(key, value.into(), Some(lease))]).await?;
-            written = Some(node);
         }
-        let _ = tokio::time::timeout(pace, shared.changed.notified()).await;
-        coordination.keep_alive(lease).await?;
-    }
+    };
+    let pace = shared.membership.pace();
+    match shared.membership.keep(describe, |failures| backoff(failures).min(pace)).await {}
 }
 
 /// Lists the assignments again and again; the watch only wakes it earlier.
