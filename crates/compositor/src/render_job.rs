@@ -28,8 +28,8 @@ use crate::documents::quality::RenderQuality;
 use crate::encode::{AudioConfig, EncodedSlice, Grid, VideoConfig};
 use crate::engine::{self, Engine, Isolation, Work};
 use crate::join::OutOfOrder;
-use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::late::past::Past;
+use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::outputs::{self, Outputs, Told};
 use crate::playlist::Playlist;
 use crate::workers::Workers;
@@ -420,8 +420,10 @@ impl Job {
             let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
             self.meters.lag.record((now - i128::from(self.log_end.as_micros())) as f64 / 1e6, &[]);
         }
-        // Asks whether the job is still ours, before a playlist that all readers see is written (I7).
+        self.composite.as_mut().expect("it is there").outputs.join_newest().await?;
+        // Asks whether the job is still ours, before what a successor and all readers see is written (I7).
         self.report(false, None).await?;
+        self.composite.as_mut().expect("it is there").outputs.save().await?;
         self.put_playlist().await?;
         self.composite.as_mut().expect("only called with a composite").pending = None;
         Ok(())
@@ -540,6 +542,8 @@ impl Job {
         let window = in_thread(move || parse_window(number, object)).await??;
         composite.outputs.take_in_window(&Arc::new(window));
         self.next_window += 1;
+        // While it is at hand.
+        composite.outputs.make().await?;
         Ok(true)
     }
 

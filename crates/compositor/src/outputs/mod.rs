@@ -403,6 +403,18 @@ impl Outputs {
         Ok(true)
     }
 
+    /// Joins the slice that was taken in last, if those before it have been joined.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub async fn join_newest(&mut self) -> Result<(), Error> {
+        let is_next = |file: &Joined| file.expected().saturating_add(1) >= self.slices;
+        if self.joined.iter().all(is_next) {
+            self.join().await?;
+        }
+        Ok(())
+    }
+
     /// Goes on behind slices that have been uploaded, by what their tables say; `false` if the first one is needed.
     async fn pass(&mut self, number: u64) -> Result<bool, Error> {
         if !self.joined.iter().any(|file| file.expected() == number && file.may_pass()) {
