@@ -136,13 +136,8 @@ async fn record(args: &DemoArgs, source: AnySource, embedded: &Embedded) -> anyh
     if finished.state != State::Complete {
         bail!("the recording ended as {:?}: {}", finished.state, finished.reason);
     }
-    let ready = match ready {
-        Some(ready) => ready,
-        None if view.composite_exists().await? => closed.elapsed(),
-        None => {
-            bail!("the recording is complete and has no composite; see recording.json below {}", args.out.display())
-        }
-    };
+    // Not every composite is joined to a file; all of them are ready when the recording is.
+    let ready = ready.unwrap_or_else(|| closed.elapsed());
     view.summary(&args.out, &finished, ready).await
 }
 
@@ -278,16 +273,18 @@ impl<'a> View<'a> {
             let count = if count == 1 { String::new() } else { format!("({count} files)") };
             text.push_str(&format!("  {:>12} bytes  {name} {count}\n", grouped(bytes)));
         }
-        let file = out.join(keys.composite_mp4(composite).as_str());
-        let playlist = out.join(keys.playlist(composite).as_str());
-        text.push_str(&format!(
-            "\nthe composite was ready {:.1} s after the room closed\nplay it:   ffplay {}\nas HLS:    ffplay {}\nlook into: roomreel inspect {}\n\n{}\n",
-            ready.as_secs_f64(),
-            file.display(),
-            playlist.display(),
-            directory.display(),
-            file.display()
-        ));
+        text.push_str(&format!("\nthe composite was ready {:.1} s after the room closed\n", ready.as_secs_f64()));
+        let mut result = None;
+        for (how, key) in [("play it:  ", keys.composite_mp4(composite)), ("as HLS:   ", keys.playlist(composite))] {
+            let name = key.as_str().strip_prefix(keys.prefix()).unwrap_or_default();
+            if finished.files.iter().any(|file| file == name) {
+                let path = out.join(key.as_str());
+                text.push_str(&format!("{how} ffplay {}\n", path.display()));
+                result.get_or_insert(path);
+            }
+        }
+        let result = result.unwrap_or_else(|| directory.clone());
+        text.push_str(&format!("look into: roomreel inspect {}\n\n{}\n", directory.display(), result.display()));
         Ok(text)
     }
 }
