@@ -9,6 +9,7 @@ mod coordination;
 mod ingest;
 mod log;
 mod outcome;
+mod outputs;
 mod publisher;
 mod renders;
 mod stage;
