@@ -137,13 +137,11 @@ impl Painter {
     ) -> (Vec<Item>, Vec<Option<Picture>>) {
         let mut items = Vec::with_capacity(arrangement.tiles.len() + arrangement.overlays.len());
         let mut pictures = Vec::with_capacity(arrangement.tiles.len());
-        let mut tiles: Vec<_> = arrangement.tiles.iter().collect();
+        // A layout keeps tiles inside; a caller's own arrangement is held to it here.
+        let is_there = |tile: &&Tile| !tile.rect.is_empty() && tile.opacity > 0 && self.canvas.contains(&tile.rect);
+        let mut tiles: Vec<_> = arrangement.tiles.iter().filter(is_there).collect();
         tiles.sort_by_key(|tile| tile.z);
-        for tile in tiles {
-            // A layout keeps tiles inside; a caller's own arrangement is held to it here.
-            if tile.rect.is_empty() || tile.opacity == 0 || !self.canvas.contains(&tile.rect) {
-                continue;
-            }
+        for tile in tiles.iter().copied().filter(|tile| !is_covered(tile, tiles.iter().copied())) {
             let picture = match tile.content {
                 Content::Picture => picture_of(&tile.source),
                 Content::Placeholder => None,
@@ -295,6 +293,11 @@ impl Painter {
         let scaled = self.canvas.width.min(self.canvas.height) * at_720 / 720;
         if at_720 > 4 { scaled & !1 } else { scaled }
     }
+}
+
+/// Whether nothing of a tile can be seen because a solid one is above all of it.
+pub(crate) fn is_covered<'a>(tile: &Tile, mut by: impl Iterator<Item = &'a Tile>) -> bool {
+    by.any(|above| above.z > tile.z && above.opacity == u8::MAX && above.radius == 0 && above.rect.contains(&tile.rect))
 }
 
 /// As round as asked, but no rounder than a circle.

@@ -168,3 +168,18 @@ fn hostile_arrangements_are_drawn_as_far_as_they_can_be() {
     let drawn = painter.paint(&mut canvas, &arrangement, &|_| Some(Picture::solid(1, 1, [0, 0, 0])));
     assert_eq!(drawn, 3 + 120);
 }
+
+#[test]
+fn what_lies_under_a_solid_tile_is_not_drawn() {
+    let mut arrangement = arrange("grid", &room(2));
+    let over = Tile { rect: Rect::new(0, 0, SIZE.0, SIZE.1), z: 9, radius: 0, ..arrangement.tiles[0].clone() };
+    arrangement.tiles.push(over);
+    let drawn_with = |shade: u8, painter: &mut Painter, canvas: &mut Canvas, arrangement: &Arrangement| {
+        painter.paint(canvas, arrangement, &|source| Some(picture(source, shade)))
+    };
+    let (mut painter, mut canvas) = (Painter::new(SIZE.0, SIZE.1), canvas());
+    assert_eq!(drawn_with(0, &mut painter, &mut canvas, &arrangement), 1);
+    assert_eq!(drawn_with(1, &mut painter, &mut canvas, &arrangement), 1, "nor is it when the one above changes");
+    arrangement.tiles[2].opacity = 254;
+    assert_eq!(drawn_with(1, &mut painter, &mut canvas, &arrangement), 3);
+}

@@ -105,15 +105,15 @@ impl Views {
     }
 }
 
-/// Whether every tile of the source lies wholly under a solid one.
+/// Whether nothing of the source can be seen.
 fn is_covered(source: &SourceId, shown: &Arrangement) -> bool {
-    let covers = |above: &Tile, tile: &Tile| {
-        above.z > tile.z && above.opacity == u8::MAX && above.radius == 0 && above.rect.contains(&tile.rect)
-    };
     let mut tiles = shown.tiles.iter().filter(|tile| tile.source == *source);
-    tiles.all(|tile| shown.tiles.iter().any(|above| covers(above, tile)))
+    tiles.all(|tile| paint::is_covered(tile, shown.tiles.iter()))
 }
 
 fn same_size(a: Rect, b: Rect) -> bool {
     (a.width, a.height) == (b.width, b.height)
 }
+
+#[cfg(test)]
+mod tests;

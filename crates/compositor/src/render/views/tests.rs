@@ -1,0 +1,76 @@
+use roomreel_shared::id::PeerId;
+use roomreel_shared::time::RoomTime;
+
+use super::super::RenderCore;
+use super::super::tests::{fold, spec, windows};
+use super::*;
+
+/// A room whose only camera has sent since 0.52 s, and when the room began.
+fn room() -> (RenderCore, RoomTime) {
+    let mut core = RenderCore::new(spec(), fold()).expect("a layout and an encoder");
+    windows().iter().for_each(|window| core.push_window(window).expect("its recording"));
+    let start = core.start.expect("windows say where it begins");
+    (core, start)
+}
+
+/// The frame at so many tenths of a second; covered: another tile lies over the camera's.
+fn frame(core: &mut RenderCore, start: RoomTime, tenth: i64, is_covered: bool) -> Frame {
+    let t = start.offset_micros(tenth * 100_000);
+    core.room.advance(t);
+    let mut frame = core.lay_out(start, t);
+    let camera = frame.shown.tiles.first().expect("its tile").clone();
+    if is_covered {
+        let source = SourceId { peer: PeerId::new("other").expect("a name"), ..camera.source.clone() };
+        let over = Tile { source, z: camera.z + 1, radius: 0, opacity: 255, content: Content::Placeholder, ..camera };
+        frame.shown.tiles.push(over);
+    }
+    frame
+}
+
+/// How many sources have a picture in each frame, and how many pictures were decoded by then.
+fn seen(core: &mut RenderCore, frames: &[Frame]) -> (Vec<usize>, u64) {
+    let pictures = core.views.pictures(&mut core.tracks, core.room.state(), frames);
+    let decoded = core.tracks.values().filter_map(|track| match &track.media {
+        TrackMedia::Video(video) => Some(video.quality().decoded_pictures),
+        TrackMedia::Audio(_) => None,
+    });
+    (pictures.iter().map(BTreeMap::len).collect(), decoded.sum())
+}
+
+#[test]
+fn what_lies_under_another_tile_is_not_decoded_until_it_is_seen() {
+    let (mut core, start) = room();
+    let covered: Vec<_> = (10..15).map(|tenth| frame(&mut core, start, tenth, true)).collect();
+    assert_eq!(seen(&mut core, &covered), (vec![0; 5], 0));
+    // Again to be seen, the picture is there at once: everything from the key picture on is decoded.
+    let open = [frame(&mut core, start, 15, false)];
+    assert_eq!(seen(&mut core, &open), (vec![1], 10));
+    let covered = [frame(&mut core, start, 16, true)];
+    assert_eq!(seen(&mut core, &covered), (vec![0], 10));
+}
+
+#[test]
+fn a_tile_that_can_be_seen_through_covers_nothing() {
+    let (mut core, start) = room();
+    for change in
+        [|tile: &mut Tile| tile.opacity = 200, |tile: &mut Tile| tile.radius = 8, |tile: &mut Tile| tile.z -= 2]
+    {
+        let mut frame = frame(&mut core, start, 12, true);
+        change(frame.shown.tiles.last_mut().expect("the tile above"));
+        assert_eq!(seen(&mut core, &[frame]).0, [1]);
+    }
+}
+
+#[test]
+fn a_picture_that_stands_still_is_scaled_once() {
+    let (mut core, start) = room();
+    let camera = |core: &mut RenderCore, tenth| {
+        let frames = [frame(core, start, tenth, false), frame(core, start, tenth, false)];
+        let pictures = core.views.pictures(&mut core.tracks, core.room.state(), &frames);
+        pictures.iter().flat_map(|of_frame| of_frame.values()).map(Picture::id).collect::<Vec<_>>()
+    };
+    let (early, late) = (camera(&mut core, 10), camera(&mut core, 11));
+    assert_eq!((early.len(), early[0]), (2, early[1]));
+    assert_eq!((late.len(), late[0]), (2, late[1]));
+    assert_ne!(early[0], late[0]);
+}
