@@ -42,6 +42,8 @@ const MAX_REPLAYED_MESSAGES: usize = 4096;
 /// What is acknowledged, is the newest of its numbering and has no watermark after this is sent again: a broker that lost
 /// it would leave no hole that somebody could notice.
 const UNCONFIRMED_AFTER: Duration = Duration::from_secs(10);
+/// How often it is looked for what is over.
+const SWEEP: Duration = Duration::from_millis(100);
 /// How long a closed track's numbering is remembered for stragglers.
 const CLOSED_TRACK_MEMORY: Duration = Duration::from_secs(60);
 
@@ -139,6 +141,8 @@ struct Series {
     subject: Subject,
     next: u64,
     held: BTreeMap<u64, MessageKey>,
+    /// When the cluster last spoke of it, or it was put aside.
+    heard_at: Duration,
 }
 
 #[derive(Debug)]
@@ -175,6 +179,8 @@ struct Room {
     /// Of these, the beginning or the end of a session: everything else waits for it.
     barrier: Option<MessageKey>,
     closed: bool,
+    /// When the cluster last said that it is recorded, or it was closed.
+    heard_at: Duration,
 }
 
 impl Room {
@@ -231,8 +237,13 @@ pub struct Core {
     bytes: usize,
     event_bytes: usize,
     batches_made: u64,
+    /// The newest time that was told.
+    now: Duration,
     /// When it is next looked for what has no watermark although it should.
     next_confirm: Duration,
+    /// When it is next looked for gaps that fit and for what is over, and whether that was put off.
+    next_sweep: Duration,
+    sweep_is_due: bool,
     spooling: Spooling,
     stats: Stats,
 }
@@ -259,7 +270,10 @@ impl Core {
             bytes: 0,
             event_bytes: 0,
             batches_made: 0,
+            now: Duration::ZERO,
             next_confirm: UNCONFIRMED_AFTER,
+            next_sweep: Duration::ZERO,
+            sweep_is_due: false,
             spooling: Spooling::default(),
             stats: Stats::default(),
         }
@@ -458,6 +472,7 @@ impl Core {
 
     /// Time has passed: closes batches that are due, forgets what nobody needs, declares gaps that now fit.
     pub fn on_time(&mut self, now: Duration) {
+        self.now = now;
         while self.due.front().is_some_and(|(due, ..)| *due <= now) {
             let (due, room, track) = self.due.pop_front().expect("there is a front");
             let age = self.limits.batch_age;
@@ -475,12 +490,18 @@ impl Core {
         }
         if self.next_confirm <= now {
             self.next_confirm = now + UNCONFIRMED_AFTER / 4;
+            self.give_up_unheard(now);
             self.send_unconfirmed(now);
         }
-        if self.bytes < self.limits.buffer_bytes / 4 * 3 {
-            self.declare_gaps();
+        // Both walk through all tracks.
+        self.sweep_is_due = now < self.next_sweep;
+        if !self.sweep_is_due {
+            self.next_sweep = now + SWEEP;
+            if self.bytes < self.limits.buffer_bytes / 4 * 3 {
+                self.declare_gaps();
+            }
+            self.drop_what_is_over(now);
         }
-        self.drop_what_is_over(now);
     }
 
     /// Sends the ends of recorded rooms' numberings again that should have a watermark by now. A room's events follow when
@@ -537,12 +558,15 @@ impl Core {
         let grace = self.graces.front().map(|(due, _)| *due);
         let retry = self.retries.first().map(|(due, _)| *due);
         let holds = self.rooms.values().any(|room| room.is_kept() && !room.holds_nothing());
-        [due, grace, retry, holds.then_some(self.next_confirm)].into_iter().flatten().min()
+        let sweep = self.sweep_is_due.then_some(self.next_sweep);
+        [due, grace, retry, holds.then_some(self.next_confirm), sweep].into_iter().flatten().min()
     }
 
     /// Everything below `next` of this numbering is in committed windows. `track` is `None` for events.
     pub fn on_watermark(&mut self, room: &RoomId, track: Option<&TrackId>, incarnation: u64, next: u64) {
+        let now = self.now;
         let Some(series) = self.series(room, track, incarnation) else { return };
+        series.heard_at = now;
         let later = series.held.split_off(&next);
         let covered = std::mem::replace(&mut series.held, later);
         self.stats.durable += covered.len() as u64;
@@ -569,7 +593,9 @@ impl Core {
         if missing.is_empty() {
             return;
         }
+        let now = self.now;
         let Some(series) = self.series(room, track, incarnation) else { return };
+        series.heard_at = now;
         let keys: Vec<MessageKey> =
             series.held.range(missing).map(|(_, key)| *key).take(MAX_REPLAYED_MESSAGES).collect();
         for key in keys {
@@ -622,7 +648,8 @@ impl Core {
     fn new_series(&mut self, shard: Shard, room: &RoomId, entry: Entry) -> Series {
         let writer = Writer::Sfu(self.sfu.clone());
         let address = Address { shard, tenant: self.tenant.clone(), writer, room: room.clone(), entry };
-        Series { incarnation: self.incarnation(), subject: address.subject(), next: 0, held: BTreeMap::new() }
+        let (incarnation, subject, heard_at) = (self.incarnation(), address.subject(), self.now);
+        Series { incarnation, subject, next: 0, held: BTreeMap::new(), heard_at }
     }
 
     fn room(&mut self, id: &RoomId) {
@@ -640,6 +667,7 @@ impl Core {
                 outstanding: BTreeSet::new(),
                 barrier: None,
                 closed: false,
+                heard_at: self.now,
             };
             self.rooms.insert(id.clone(), room);
         }
@@ -788,7 +816,7 @@ impl Core {
         room.events.next += 1;
         match mark {
             Mark::Created => room.closed = false,
-            Mark::Closed => room.closed = true,
+            Mark::Closed => (room.closed, room.heard_at) = (true, self.now),
             Mark::Plain | Mark::Producer => {}
         }
         self.hold(message);

@@ -129,6 +129,43 @@ fn an_event_stands_behind_the_media_before_it_and_the_end_behind_everything() {
 }
 
 #[test]
+fn a_session_that_is_over_is_not_kept_for_ever_when_the_last_word_is_lost() {
+    for is_open_again in [false, true] {
+        let mut core = core(limits());
+        event(&mut core, joined());
+        packet(&mut core, Duration::ZERO, 2000);
+        event(&mut core, closed());
+        core.on_recording_state(Duration::ZERO, &room(), true);
+        let mut sends = Vec::new();
+        let mut run = |core: &mut Core, seconds: std::ops::Range<u32>| {
+            let before = core.stats().replays;
+            for second in seconds {
+                let now = 1000 * MS * second;
+                core.on_time(now);
+                for send in std::iter::from_fn(|| core.poll(now)).collect::<Vec<_>>() {
+                    stored(core, now, &send);
+                    sends.push(send.key);
+                }
+                if is_open_again {
+                    core.on_recording_state(now, &room(), true);
+                }
+            }
+            core.stats().replays - before
+        };
+        run(&mut core, 0..2);
+        if is_open_again {
+            let (room_name, host) = ("again".to_owned(), None);
+            event(&mut core, EventKind::RoomCreated { room_name, host, meeting_type: String::new(), policy: None });
+        }
+        assert!(run(&mut core, 2..500) > 50, "somebody may miss them");
+        run(&mut core, 500..650);
+        let own = if is_open_again { 1 } else { 0 };
+        assert_eq!(core.stats().held_messages, own, "nobody spoke of it for ten minutes");
+        assert!(run(&mut core, 650..700) <= 5 * own);
+    }
+}
+
+#[test]
 fn nothing_overtakes_the_beginning_of_a_room() {
     let mut core = core(limits());
     let created =

@@ -7,9 +7,10 @@ use roomreel_shared::event::EventKind;
 use roomreel_shared::id::RoomId;
 use roomreel_shared::subject::Entry;
 
-use super::{Core, MessageKey, Room, UNCONFIRMED_AFTER};
+use super::{Core, MessageKey, Room, Sending, Series, UNCONFIRMED_AFTER};
 
-/// How long a room is kept whose policy has it recorded and of which nobody says that it is.
+/// How long a room is kept whose policy has it recorded and of which nobody says that it is, and a session that is over of
+/// which nobody says anything.
 const EXPECTED_FOR: Duration = Duration::from_secs(600);
 /// Longest wait before its beginning is sent again.
 const MAX_WAIT: Duration = Duration::from_secs(160);
@@ -83,10 +84,34 @@ impl Core {
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         let was_kept = room.is_kept();
         room.recorded = active;
+        room.heard_at = now;
         if active {
             room.expected = None;
         }
         self.begin_grace(now, room_id, was_kept);
+    }
+
+    /// The last word of a recording may be lost: what belongs to a session that is over is kept only as long as the cluster
+    /// speaks of it.
+    pub(super) fn give_up_unheard(&mut self, now: Duration) {
+        let is_unheard = |heard_at: Duration| heard_at + EXPECTED_FOR <= now;
+        let mut over = Vec::new();
+        let mut earlier = Vec::new();
+        for (id, room) in &mut self.rooms {
+            let newest = room.series().map(|series| series.heard_at).max().unwrap_or_default();
+            if room.closed && room.recorded && is_unheard(room.heard_at.max(newest)) {
+                room.recorded = false;
+                over.push(id.clone());
+            } else if !room.closed {
+                let unheard = room.earlier.values().filter(|series| is_unheard(series.heard_at));
+                earlier.extend(unheard.flat_map(|series| series.held.values().copied()));
+            }
+        }
+        for room in over {
+            self.begin_grace(now, &room, true);
+        }
+        earlier.retain(|key| self.messages[key].stored && self.messages[key].sending == Sending::Idle);
+        earlier.into_iter().for_each(|key| self.forget(key));
     }
 
     /// The grace begins for what a room was kept for.
@@ -150,10 +175,11 @@ impl Core {
     /// A room that was closed is created again: what comes now has numbers of its own.
     pub(super) fn renew(&mut self, room_id: &RoomId) {
         let Some(shard) = self.rooms.get(room_id).filter(|room| room.closed).map(|room| room.shard) else { return };
-        let events = self.new_series(shard, room_id, Entry::Event);
+        let (events, heard_at) = (self.new_series(shard, room_id, Entry::Event), self.now);
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         let before = std::mem::take(&mut room.tracks).into_values().map(|track| track.series);
         let before = before.chain([std::mem::replace(&mut room.events, events)]);
+        let before = before.map(|series| Series { heard_at, ..series });
         room.earlier.extend(before.filter(|series| !series.held.is_empty()).map(|series| (series.incarnation, series)));
         room.expected = None;
     }
