@@ -10,8 +10,9 @@ mod tests;
 mod thread;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ use record::{Read, Record};
 const FILE_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=64 * 1024 * 1024;
 /// Files that a full spool is made of, about.
 const FILES: u64 = 16;
+/// Nobody but the process's user reads it.
+const FILE_MODE: u32 = 0o600;
 /// A file of a spool is not much longer than this; what is longer is read no further.
 const MAX_READ_BYTES: u64 = 128 * 1024 * 1024;
 
@@ -128,9 +131,11 @@ impl Files {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
         };
-        std::fs::create_dir_all(&config.dir).map_err(at(&config.dir))?;
+        // It holds what people say.
+        DirBuilder::new().recursive(true).mode(0o700).create(&config.dir).map_err(at(&config.dir))?;
         let lock_path = config.dir.join("lock");
-        let lock = File::options().create(true).append(true).open(&lock_path).map_err(at(&lock_path))?;
+        let lock =
+            File::options().create(true).append(true).mode(FILE_MODE).open(&lock_path).map_err(at(&lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: config.dir.clone() }),
@@ -245,8 +250,10 @@ impl Files {
         let (Some(file), Some(segment)) = (&mut self.open, self.segments.back_mut()) else { return Err(Refusal::Full) };
         let place = Place { file: segment.number, offset: segment.bytes, length: record.len() as u32 };
         if let Err(error) = file.write_all(record) {
-            // Whatever of it was written stays behind as a torn end; the next message begins a file of its own.
-            self.open = None;
+            // What of it was written goes, or stays behind as a torn end; then the next message begins a file of its own.
+            if file.set_len(segment.bytes).is_err() {
+                self.open = None;
+            }
             return Err(error.into());
         }
         segment.bytes += record.len() as u64;
@@ -258,9 +265,13 @@ impl Files {
         let number = self.next;
         let path = self.path(number);
         self.next += 1;
-        let mut file = File::options().create_new(true).append(true).open(&path)?;
+        let mut file = File::options().create_new(true).append(true).mode(FILE_MODE).open(&path)?;
         let start = [&record::MAGIC[..], &self.owner].concat();
-        file.write_all(&start)?;
+        if let Err(error) = file.write_all(&start) {
+            // On a full disk there would be one for every message. If it stays all the same it is found at the next start.
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
         self.bytes += start.len() as u64;
         self.segments.push_back(Segment { number, path, bytes: start.len() as u64, live: 0 });
         self.open = Some(file);

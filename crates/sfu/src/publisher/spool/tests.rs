@@ -124,6 +124,17 @@ fn a_torn_end_costs_what_was_being_written_and_damage_costs_itself() {
 }
 
 #[test]
+fn nobody_else_may_read_a_spool() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = tempfile::tempdir().expect("a directory");
+    let dir = parent.path().join("spool");
+    let (mut files, _) = open(&dir);
+    files.append(true, &batch(0)).expect("fits");
+    let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&dir), mode(&dir.join("lock")), mode(&spool_files(&dir)[0])), (0o700, 0o600, 0o600));
+}
+
+#[test]
 fn a_spool_is_of_one_sfu_and_of_one_process() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut files, _) = open(dir.path());

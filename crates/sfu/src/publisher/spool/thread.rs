@@ -3,14 +3,18 @@
 //! Owns the thread and its bounded queue. Does not own what is to be done (see [`super::super::core`]).
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Files, Place};
+use super::{Files, Place, Refusal};
 use crate::publisher::core::MessageKey;
 
 /// Jobs that wait: a second or so of what a busy SFU publishes.
 const QUEUE: usize = 1024;
+
+/// How long nothing is written after the disk refused something.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the thread is to do.
 #[derive(Debug)]
@@ -62,14 +66,17 @@ pub(in super::super) fn start(files: Files, done: impl Fn(Done) + Send + 'static
 
 fn run(mut files: Files, queue: &Receiver<Job>, done: impl Fn(Done)) {
     let mut is_failing = false;
+    let mut refused_at: Option<Instant> = None;
     while let Ok(job) = queue.recv() {
         match job {
+            Job::Write { key, .. } if refused_at.is_some_and(|at| at.elapsed() < PAUSE) => done(Done::NotWritten(key)),
             Job::Write { key, is_batch, payload } => match files.append(is_batch, &payload) {
                 Ok(place) => {
-                    is_failing = false;
+                    (is_failing, refused_at) = (false, None);
                     done(Done::Written(key, place));
                 }
                 Err(error) => {
+                    refused_at = matches!(error, Refusal::Io(_)).then(Instant::now);
                     if !std::mem::replace(&mut is_failing, true) {
                         tracing::warn!(%error, "the spool takes nothing; memory alone holds what is not yet durable");
                     }
