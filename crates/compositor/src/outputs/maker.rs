@@ -29,7 +29,7 @@ const MAX_END_BYTES: usize = 2 << 30;
 
 /// Makes files of slices and windows, in order from the first on.
 pub(super) enum Maker {
-    Here(Here),
+    Here(Box<Here>),
     There(Box<There>),
 }
 
@@ -37,7 +37,7 @@ impl Maker {
     pub(super) fn new(order: Order, isolation: Option<Arc<Isolation>>) -> Self {
         match isolation {
             Some(isolation) => Self::There(Box::new(There::new(order, isolation))),
-            None => Self::Here(Here { order, pieces: Pieces::default(), works: Alone(None) }),
+            None => Self::Here(Box::new(Here { order, pieces: Pieces::default(), works: Alone(None) })),
         }
     }
 
