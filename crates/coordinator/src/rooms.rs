@@ -364,7 +364,8 @@ impl Rooms {
         let creates = matches!(event.kind, EventKind::RoomCreated { .. });
         let opens = match self.rooms.get(&key) {
             None => true,
-            Some(room) if room.lacks_beginning(written) => false,
+            // It comes again, or is the beginning that is missed.
+            Some(room) if room.session.whole && room.has_seen(written) || room.lacks_beginning(written) => false,
             Some(room) => creates && room.session.opened != written && self.begins_anew(room, sfu, entry.time),
         };
         if opens {
@@ -380,7 +381,9 @@ impl Rooms {
                 EventKind::RoomCreated { policy: Some(policy), .. } => policy.clone(),
                 _ => self.default_policy.clone(),
             };
-            let over = self.rooms.remove(&key).map(Room::into_past).unwrap_or_default();
+            let mut over = self.rooms.remove(&key).map(Room::into_past).unwrap_or_default();
+            // What this start wrote belongs to the session that it creates.
+            over.retain(|past| past.incarnation != written.incarnation);
             self.rooms.insert(key.clone(), Room { over, ..Room::open(session, policy) });
         }
         let room = self.rooms.get_mut(&key).expect("it was there or has just been inserted");
@@ -388,7 +391,7 @@ impl Rooms {
         let closes = matches!(event.kind, EventKind::RoomClosed { .. });
         if room.closed.is_some() {
             // The log lost it and has it again, behind the session's end.
-            room.had_producer |= room.is_of_session(written) && matches!(event.kind, EventKind::ProducerCreated(_));
+            room.had_producer |= room.has_seen(written) && matches!(event.kind, EventKind::ProducerCreated(_));
             // What trails behind a RoomClosed belongs to no session; a later one may not be closed by it.
             if closes {
                 note(&mut room.written, written);
@@ -407,12 +410,15 @@ impl Rooms {
     /// Whether a RoomCreated begins a new session of a room that is known.
     ///
     /// A second SFU joins the session. The same SFU that creates it again was restarted: the meeting goes on if it was
-    /// heard of a moment ago or is being recorded, and is another one otherwise.
+    /// heard of a moment ago or is being recorded, and is another one otherwise. So it is where the log has lost the
+    /// beginning, which nobody can write again any more.
     fn begins_anew(&self, room: &Room, sfu: &SfuId, now: LogTime) -> bool {
         if room.closed.is_some() {
             return true;
         }
-        room.sfus.contains(sfu) && !room.is_recorded() && now.saturating_since(room.last_sfu_log_time) > self.reopen
+        let is_lost = !room.session.whole && room.sfus.len() == 1;
+        let was_silent = now.saturating_since(room.last_sfu_log_time) > self.reopen;
+        room.sfus.contains(sfu) && !room.is_recorded() && (was_silent || is_lost)
     }
 
     fn make_room_for(&mut self, key: &RoomKey) -> Result<(), Refused> {
@@ -439,9 +445,9 @@ impl Room {
         !self.session.whole && self.session.opened.incarnation == written.incarnation
     }
 
-    /// Whether an event is older than the newest that was seen of its start of an SFU in this session.
-    fn is_of_session(&self, event: EventRef) -> bool {
-        self.written.iter().any(|last| last.incarnation == event.incarnation && event.event_no < last.event_no)
+    /// Whether an event is not newer than what was seen of its start of an SFU in this session.
+    fn has_seen(&self, event: EventRef) -> bool {
+        self.written.iter().any(|last| last.incarnation == event.incarnation && event.event_no <= last.event_no)
     }
 
     /// The RoomCreated of a session that is known by later events: the log lost it and has it again, further on.
@@ -449,7 +455,10 @@ impl Room {
         if let EventKind::RoomCreated { policy, .. } = &event.kind
             && self.lacks_beginning(written)
         {
-            self.session = Session { opened: written, time: event.time, whole: true, ..self.session.clone() };
+            let Session { sequence, log_time, time, .. } = self.session;
+            // When the log had it first, as far as the two clocks go alike.
+            let log_time = log_time.offset_micros(event.time.micros_since(time).min(0));
+            self.session = Session { opened: written, sequence, log_time, time: event.time, whole: true };
             if let Some(policy) = policy {
                 self.initial_policy = policy.clone();
                 self.update_policy(policy.clone(), written);
@@ -655,12 +664,6 @@ mod tests {
         assert!(room.session.whole && room.policy.auto_record && room.initial_policy.auto_record && room.had_producer);
         assert_eq!(room.session.opened, EventRef { incarnation: 9, event_no: 0 });
         assert_eq!(room.session.sequence, sequence, "it is read from where it is first heard of");
-        // Another start of the SFU is no beginning of this session.
-        let mut log = Log::new();
-        log.ok(producer_created());
-        (log.incarnation, log.event_no) = (10, 0);
-        log.ok(room_created(None));
-        assert!(!log.room().session.whole);
     }
 
     #[test]
@@ -714,6 +717,42 @@ mod tests {
     }
 
     #[test]
+    fn an_sfu_that_comes_back_to_a_session_whose_beginning_is_lost_begins_another() {
+        let mut log = Log::new();
+        log.event_no = 2;
+        log.ok(joined("ann", false, false));
+        (log.incarnation, log.event_no) = (10, 0);
+        log.ok(room_created(Some(auto())));
+        let room = log.room();
+        assert!(room.session.whole && room.session.opened.incarnation == 10 && room.participants.is_empty());
+    }
+
+    #[test]
+    fn a_creation_that_comes_again_opens_nothing_and_one_that_was_lost_brings_its_session_along() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        (log.incarnation, log.event_no) = (10, 0);
+        log.write("sfu2", "standup", room_created(None)).expect("well formed");
+        log.ok(room_closed());
+        log.event_no = 0;
+        log.write("sfu2", "standup", room_created(None)).expect("well formed");
+        assert!(log.room().closed.is_some() && log.room().session.opened.incarnation == 9);
+
+        // Of the first start only an end is left, of the second all but its creation, which its publisher writes again.
+        let mut log = Log::new();
+        log.event_no = 5;
+        log.ok(joined("ann", false, false));
+        (log.incarnation, log.event_no) = (10, 1);
+        log.ok(producer_created());
+        log.ok(room_closed());
+        log.event_no = 0;
+        log.ok(room_created(Some(auto())));
+        log.ok(producer_created());
+        let room = log.room();
+        assert!(room.session.whole && room.session.opened.incarnation == 10 && room.had_producer);
+    }
+
+    #[test]
     fn a_beginning_that_comes_behind_the_end_makes_the_session_whole() {
         let mut log = Log::new();
         log.event_no = 2;
@@ -727,6 +766,7 @@ mod tests {
         let room = log.room();
         assert!(room.session.whole && room.had_producer && room.policy.auto_record && room.closed.is_some());
         assert_eq!((room.session.opened, room.session.sequence), (EventRef { incarnation: 9, event_no: 0 }, 1));
+        assert!(room.session.log_time <= LogTime::default(), "no later than the event that was seen first");
     }
 
     #[test]
