@@ -445,7 +445,10 @@ impl Core {
         message.stored_at = now;
         let first = !std::mem::replace(&mut message.stored, true);
         let room_id = message.room.clone();
-        self.acknowledged.insert(key);
+        // Without its beginning nothing of a room is recorded.
+        if !matches!(message.mark, Mark::Created | Mark::Producer) {
+            self.acknowledged.insert(key);
+        }
         self.refile(key);
         if first {
             self.one_less_unacknowledged(&room_id, key);

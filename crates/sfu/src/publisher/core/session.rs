@@ -119,7 +119,7 @@ impl Core {
         let Some(room) = self.rooms.get(room_id).filter(|room| was_kept && !room.is_kept()) else { return };
         let due = now + self.limits.unrecorded_grace;
         let held = room.series().flat_map(|series| series.held.values());
-        let stored = held.copied().filter(|key| self.acknowledged.contains(key));
+        let stored = held.copied().filter(|key| self.messages[key].stored);
         self.graces.extend(stored.map(|key| (due, key)));
     }
 
