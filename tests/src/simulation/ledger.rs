@@ -1,6 +1,6 @@
 //! What the publisher accepted, written down by the one who gave it: the oracles' side of the books.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use roomreel_sfu::publisher::Stats;
@@ -16,8 +16,6 @@ pub struct Life {
     pub tracks: BTreeMap<TrackId, Track>,
     /// Events that were given to the log.
     pub events: BTreeMap<(u64, u64), Bytes>,
-    /// Those of them that were given before the first window was committed.
-    pub events_before: BTreeSet<(u64, u64)>,
     /// The core's own figures.
     pub stats: Stats,
 }
@@ -29,8 +27,6 @@ pub struct Track {
     pub incarnation: Option<u64>,
     /// Bytes, and the batch they were sent in, if they were.
     pub packets: Vec<(Bytes, Option<u64>)>,
-    /// Packets that were accepted before the first window was committed.
-    pub before_recording: u64,
 }
 
 impl Life {
@@ -59,8 +55,6 @@ impl Life {
 pub struct Ledger {
     /// In the order of their starts.
     pub lives: Vec<Life>,
-    /// A window has been committed.
-    pub is_recorded: bool,
     total: u64,
 }
 
@@ -73,12 +67,8 @@ impl Ledger {
     /// The core took a packet.
     pub fn accept(&mut self, track: &TrackId, bytes: Bytes) {
         self.total += 1;
-        let is_recorded = self.is_recorded;
         let track = self.life().tracks.entry(track.clone()).or_default();
         track.packets.push((bytes, None));
-        if !is_recorded {
-            track.before_recording = track.packets.len() as u64;
-        }
     }
 
     /// RTP sequence number of a track's next packet.

@@ -4,8 +4,10 @@
 //! O8 nothing silent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
+use roomreel_shared::event::EventKind;
 use roomreel_shared::window::{AcceptedReason, Hash, Missing, Window};
 
 use super::faults::{Fault, Plan};
@@ -59,6 +61,9 @@ impl Counts {
     }
 }
 
+/// As the fold's.
+const GAP_AFTER: Duration = Duration::from_secs(10);
+
 type Check<T = ()> = Result<T, Violation>;
 
 fn fail<T>(oracle: &'static str, what: String) -> Check<T> {
@@ -85,9 +90,21 @@ struct Recorded {
     windows: u64,
     is_final: bool,
     incomplete: bool,
+    /// Whose event the recording is to begin with.
+    from: Option<u64>,
 }
 
 impl Recorded {
+    /// Whether nobody can tell that a process died: all that it said of itself was lost, or it was dead before the session
+    /// that is recorded began.
+    fn never_knew(&self, env: &Env, life: &Life) -> bool {
+        if life.crashed && !life.events.keys().any(|event| self.events.contains_key(event)) {
+            return true;
+        }
+        let wrote = |life: &Life| life.events.keys().any(|(of, _)| Some(*of) == self.from);
+        life.crashed && env.ledger.lives.iter().skip_while(|other| !std::ptr::eq(*other, life)).skip(1).any(wrote)
+    }
+
     fn lacks(&self, (of, number): (u64, u64)) -> bool {
         self.missing_events.iter().any(|(start, first, last)| *start == of && (*first..=*last).contains(&number))
     }
@@ -145,10 +162,9 @@ fn check(env: &Env, counts: &mut Counts) -> Check {
     Ok(())
 }
 
-/// Whether it can be that nothing was ever begun: nobody lived to tell of the room, or the log forgot it before a recording
-/// made the publisher keep it.
+/// Whether it can be that nothing was ever begun: nobody lived to tell of the room.
 fn may_not_begin(env: &Env) -> bool {
-    env.ledger.lives.iter().all(|life| life.crashed) || env.original.any(Fault::loses_acknowledged)
+    env.ledger.lives.iter().all(|life| life.crashed)
 }
 
 /// Reads the chain and checks that it is one (O6), with every batch once (O2) and in order (O3).
@@ -244,7 +260,13 @@ fn read_window(
         let missing = stream.missing.iter().map(|range| (stream.incarnation, range.first, range.last));
         recorded.missing_events.extend(missing);
     }
-    for stored in window.events.iter().filter(|stored| stored.writer.sfu().is_some()) {
+    for stored in &window.events {
+        if let EventKind::RecordingStarted { from, .. } = stored.event.kind {
+            recorded.from = recorded.from.or(from.map(|event| event.incarnation));
+        }
+        if stored.writer.sfu().is_none() {
+            continue;
+        }
         let id = (stored.event.incarnation.get(), stored.event.event_no);
         if recorded.events.insert(id, stored.event.encode()).is_some() {
             return fail("O2", format!("window {number}: event {id:?} is there twice"));
@@ -281,11 +303,11 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
                 return fail("O8", format!("{} is declared missing by {gap:?}, which is not so", name()));
             }
             counts.declared += 1;
-        } else if is_unnoticed(env, track, packet_no) {
+        } else if is_unnoticed(env) {
             counts.unnoticed += 1;
         } else if !life.crashed {
             return fail("O1", format!("{} is neither recorded nor declared", name()));
-        } else if packets.is_empty() && gaps.is_empty() {
+        } else if packets.is_empty() && gaps.is_empty() || recorded.never_knew(env, life) {
             counts.unknown += 1;
         } else {
             return fail("O8", format!("{} went with the SFU's process and nothing says so", name()));
@@ -297,11 +319,10 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
     Ok(())
 }
 
-/// The loss that docs/guarantees.md excepts: of what was accepted before a recording's first window, when the log lost the
-/// beginning of the room. Where it makes a leader see two sessions, the rest is in the other recording.
-fn is_unnoticed(env: &Env, track: &Track, packet_no: u64) -> bool {
-    let is_recorded_twice = env.finished.len() > 1;
-    env.original.any(Fault::loses_acknowledged) && (packet_no < track.before_recording || is_recorded_twice)
+/// The loss that docs/guarantees.md excepts: where the log's loss of a beginning makes a leader see two sessions, the rest is
+/// in the other recording.
+fn is_unnoticed(env: &Env) -> bool {
+    env.original.any(Fault::loses_acknowledged) && env.finished.len() > 1
 }
 
 /// Whether what a gap record says can be so after what went wrong.
@@ -314,7 +335,9 @@ fn is_true(plan: &Plan, life: &Life, gap: &Declared, batch: Option<(u64, u64)>, 
             let was_lost = batch.is_some_and(|batch| env.log.lost.contains(&batch));
             let is_late = plan.any(Fault::delays_batches);
             let had_it = !life.crashed && life.stats.evicted == 0 && !was_unknown(plan);
-            life.crashed || is_late || was_lost && !had_it
+            // Whoever reads a log long after it was written, and perhaps not all of it, gives holes up before they are filled.
+            let began_late = env.began.is_none_or(|began| began > GAP_AFTER);
+            life.crashed || is_late || began_late || was_lost && !had_it
         }
         (AcceptedReason::Policy | AcceptedReason::Pause | AcceptedReason::Damaged, _) => false,
     }
@@ -341,9 +364,7 @@ fn check_events(env: &Env, life: &Life, recorded: &Recorded) -> Check {
             Some(stored) if stored != bytes => return fail("O4", format!("event {id:?} has other bytes")),
             Some(_) => {}
             None if recorded.lacks(*id) || life.crashed => {}
-            // As of media: what the log lost of the beginning.
-            None if env.original.any(Fault::loses_acknowledged)
-                && (life.events_before.contains(id) || env.finished.len() > 1) => {}
+            None if is_unnoticed(env) => {}
             None => return fail("O1", format!("event {id:?} is not recorded")),
         }
     }

@@ -85,6 +85,8 @@ pub struct Env {
     pub coordination: CoordinationModel,
     /// Core NATS.
     pub bus: BusModel,
+    /// When a recording was begun first.
+    pub began: Option<Duration>,
     /// Recordings in their final state.
     pub finished: Vec<Recording>,
     /// A window whose watermark was sent before it stood.
@@ -254,6 +256,7 @@ pub fn run(plan: &Plan, bug: Option<Bug>) -> Outcome {
         store: StoreModel::default(),
         coordination: CoordinationModel::default(),
         bus: BusModel::default(),
+        began: None,
         finished: Vec::new(),
         premature: None,
         passed_over: None,

@@ -185,13 +185,16 @@ async fn nats_leader_paused() -> Result<()> {
     Ok(())
 }
 
-/// Publishes numbers one after another, each under its own message id until it is acknowledged, as JetStream's documentation
-/// advises; then looks what of them is there.
+/// Publishers of the [`Believer`].
+const LANES: u64 = 8;
+
+/// Publishes numbers, each under its own message id until it is acknowledged, as JetStream's documentation advises; then looks
+/// what of them is there.
 struct Believer {
     client: async_nats::Client,
     stream: String,
     subject: String,
-    acknowledged: tokio::task::JoinHandle<Result<u64>>,
+    lanes: Vec<tokio::task::JoinHandle<u64>>,
     stop: tokio_util::sync::CancellationToken,
 }
 
@@ -207,56 +210,63 @@ impl Believer {
         };
         let subject = address.subject().as_str().to_owned();
         let stop = tokio_util::sync::CancellationToken::new();
-        let publishing = publish_numbers(client.clone(), subject.clone(), stop.clone());
-        let acknowledged = tokio::spawn(publishing);
-        Ok(Self { client, stream: shard.stream_name(), subject, acknowledged, stop })
+        let lane = |lane| tokio::spawn(publish_numbers(client.clone(), subject.clone(), lane, stop.clone()));
+        let lanes = (0..LANES).map(lane).collect();
+        Ok(Self { client, stream: shard.stream_name(), subject, lanes, stop })
     }
 
     /// How many were acknowledged, and how many of them each replica lacks when it leads.
-    async fn count(mut self) -> Result<(u64, Vec<(String, u64)>)> {
+    async fn count(self) -> Result<(u64, Vec<(String, u64)>)> {
         self.stop.cancel();
-        let acknowledged = (&mut self.acknowledged).await??;
+        let mut acknowledged = BTreeSet::new();
+        for (lane, publishing) in (0..).zip(self.lanes) {
+            acknowledged.extend((0..publishing.await?).map(|count| lane + count * LANES));
+        }
         let context = async_nats::jetstream::new(self.client.clone());
         let mut missing: Vec<(String, u64)> = Vec::new();
-        for _ in 0..20 {
-            let mut stream = context.get_stream(&self.stream).await?;
-            let leader = stream.info().await?.cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-            if let Some(leader) = leader.filter(|leader| missing.iter().all(|(known, _)| known != leader)) {
-                let there = self.read(&stream).await?;
-                let lost = (0..acknowledged).filter(|number| !there.contains(number)).count() as u64;
+        for _ in 0..40 {
+            // Each in turn leads; between two nobody does.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let Ok(mut stream) = context.get_stream(&self.stream).await else { continue };
+            let Ok(info) = stream.info().await else { continue };
+            let Some(leader) = info.cluster.as_ref().and_then(|cluster| cluster.leader.clone()) else { continue };
+            if missing.iter().all(|(known, _)| *known != leader) {
+                let Ok(there) = read_numbers(&stream, &self.subject).await else { continue };
+                let lost = acknowledged.difference(&there).count() as u64;
                 missing.push((leader, lost));
             }
             if missing.len() == 3 {
                 break;
             }
-            self.client.request(format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", self.stream), "".into()).await?;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            let step_down = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", self.stream);
+            let _ = self.client.request(step_down, "".into()).await;
         }
-        Ok((acknowledged, missing))
-    }
-
-    async fn read(&self, stream: &async_nats::jetstream::stream::Stream) -> Result<BTreeSet<u64>> {
-        let config = async_nats::jetstream::consumer::pull::OrderedConfig {
-            filter_subject: self.subject.clone(),
-            ..Default::default()
-        };
-        let mut messages = stream.create_consumer(config).await?.messages().await?;
-        let mut there = BTreeSet::new();
-        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(3), messages.next()).await {
-            let payload = message?.payload.clone();
-            there.extend(payload.first_chunk().map(|number| u64::from_le_bytes(*number)));
-        }
-        Ok(there)
+        Ok((acknowledged.len() as u64, missing))
     }
 }
 
+async fn read_numbers(stream: &async_nats::jetstream::stream::Stream, subject: &str) -> Result<BTreeSet<u64>> {
+    let filter_subject = subject.to_owned();
+    let config = async_nats::jetstream::consumer::pull::OrderedConfig { filter_subject, ..Default::default() };
+    let mut messages = stream.create_consumer(config).await?.messages().await?;
+    let mut there = BTreeSet::new();
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_secs(3), messages.next()).await {
+        let payload = message?.payload.clone();
+        there.extend(payload.first_chunk().map(|number| u64::from_le_bytes(*number)));
+    }
+    Ok(there)
+}
+
+/// Every [`LANES`]th number from `lane` on; answers how many were acknowledged.
 async fn publish_numbers(
     client: async_nats::Client,
     subject: String,
+    lane: u64,
     stop: tokio_util::sync::CancellationToken,
-) -> Result<u64> {
-    let mut number = 0_u64;
+) -> u64 {
+    let mut count = 0_u64;
     while !stop.is_cancelled() {
+        let number = lane + count * LANES;
         let mut payload = vec![0; 900];
         payload[..8].copy_from_slice(&number.to_le_bytes());
         let mut headers = async_nats::HeaderMap::new();
@@ -268,18 +278,28 @@ async fn publish_numbers(
             && serde_json::from_slice::<serde_json::Value>(&answer.payload)
                 .is_ok_and(|ack| ack["seq"].as_u64().is_some())
         {
-            number += 1;
+            count += 1;
         }
+        // Some 400 a second in all: the stream has room for minutes of it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(number)
+    count
 }
 
-/// The server that leads a shard's stream, or one that follows it.
+/// The server that leads a shard's stream, or one that follows it, as soon as one leads.
 async fn server(stage: &Stage, shard: Shard, follows: bool) -> Result<&NatsServer> {
     let client = async_nats::connect(stage.cluster.nats_config().url.split(',').collect::<Vec<_>>()).await?;
-    let mut stream = async_nats::jetstream::new(client).get_stream(shard.stream_name()).await?;
-    let name = stream.info().await?.cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-    let leader: usize = name.as_deref().and_then(|name| name.strip_prefix("nats-")).context("no leader")?.parse()?;
+    let context = async_nats::jetstream::new(client);
+    let mut leader = None;
+    until("the stream has a leader", Duration::from_secs(30), async || {
+        let Ok(mut stream) = context.get_stream(shard.stream_name()).await else { return false };
+        let Ok(info) = stream.info().await else { return false };
+        let name = info.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
+        leader = name.and_then(|name| name.strip_prefix("nats-")?.parse::<usize>().ok());
+        leader.is_some()
+    })
+    .await?;
+    let leader = leader.context("there is one")?;
     let number = if follows { (leader + 1) % 3 } else { leader };
     [&stage.cluster.nats].into_iter().chain(&stage.cluster.nats_peers).nth(number).context("such a server")
 }

@@ -140,7 +140,11 @@ impl Reign {
         loop {
             match env.log.read(env.now, &mut self.generation, self.position, 256) {
                 Delivery::Away => return,
-                Delivery::Broken(_) => {}
+                Delivery::Broken(last) => {
+                    if last + 1 < self.position {
+                        (self.position, self.caught_up) = (1, false);
+                    }
+                }
                 Delivery::Entries(entries) if entries.is_empty() => {
                     self.caught_up = true;
                     return;
@@ -170,6 +174,7 @@ impl Reign {
                         self.memory.on_finished(recording.clone());
                     } else if env.coordination.put_recording(env.now, self.fence, guard, *active) {
                         env.tell("a recording begins".to_owned());
+                        env.began.get_or_insert(env.now);
                         env.send(Message::RecordingState(true));
                     }
                 }

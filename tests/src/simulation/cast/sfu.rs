@@ -116,11 +116,11 @@ impl Sfu {
             meeting_type: String::new(),
             policy: Some(policy),
         };
-        accept_event(&mut core, env, created);
+        accept_event(&mut core, env, Duration::ZERO, created);
         let count = env.rng.random_range(1..=3);
         self.tracks = (0..count).map(|n| TrackId::new(format!("track-{n}")).expect("valid")).collect();
         for track in &self.tracks {
-            accept_event(&mut core, env, EventKind::ProducerCreated(producer(track)));
+            accept_event(&mut core, env, Duration::ZERO, EventKind::ProducerCreated(producer(track)));
         }
         self.core = Some(core);
     }
@@ -150,7 +150,7 @@ impl Sfu {
         if env.now >= self.until {
             self.closed = true;
             env.tell("the room closes".to_owned());
-            accept_event(core, env, EventKind::RoomClosed { reason: String::new() });
+            accept_event(core, env, local, EventKind::RoomClosed { reason: String::new() });
             return;
         }
         if self.tracks.len() > 1 && env.strikes(Fault::TracksFallSilent) {
@@ -168,7 +168,7 @@ impl Sfu {
             }
         }
         if env.rng.random_bool(0.02) {
-            accept_event(core, env, EventKind::ActiveSpeaker { peer: None, level: 3 });
+            accept_event(core, env, local, EventKind::ActiveSpeaker { peer: None, level: 3 });
         }
     }
 
@@ -235,10 +235,9 @@ fn hear(core: &mut Core, local: Duration, message: Message) {
     }
 }
 
-fn accept_event(core: &mut Core, env: &mut Env, kind: EventKind) {
-    let life_start = Duration::ZERO;
+fn accept_event(core: &mut Core, env: &mut Env, local: Duration, kind: EventKind) {
     // A full buffer refuses it; then it was not accepted.
-    let _ = core.accept_event(life_start, &world::room(), world::room_time(env.now), kind);
+    let _ = core.accept_event(local, &world::room(), world::room_time(env.now), kind);
 }
 
 fn note_sent(env: &mut Env, send: &Send) {
@@ -248,11 +247,7 @@ fn note_sent(env: &mut Env, send: &Send) {
         env.ledger.life().on_batch(&batch);
     } else if let Ok(event) = RoomEvent::decode(send.entry.payload.clone()) {
         let id = (event.incarnation.get(), event.event_no);
-        let is_recorded = env.ledger.is_recorded;
-        let life = env.ledger.life();
-        if life.events.insert(id, event.encode()).is_none() && !is_recorded {
-            life.events_before.insert(id);
-        }
+        env.ledger.life().events.insert(id, event.encode());
     }
 }
 

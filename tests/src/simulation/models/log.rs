@@ -1,6 +1,7 @@
 //! JetStream as it was measured: replicas that disagree, acknowledged entries that go, retries that are swallowed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -171,10 +172,10 @@ impl LogModel {
         self.replicas[self.leader].len() as u64
     }
 
-    /// Whether a batch stands, and has always stood, below `sequence`: who has read so far has seen it.
+    /// Whether a batch stands, and has always stood, among these sequences: who has read them has seen it.
     #[must_use]
-    pub fn has_shown(&self, batch: (u64, u64), sequence: u64) -> bool {
-        !self.lost.contains(&batch) && self.stored.get(&batch).is_some_and(|at| *at < sequence)
+    pub fn has_shown(&self, batch: (u64, u64), sequences: Range<u64>) -> bool {
+        !self.lost.contains(&batch) && self.stored.get(&batch).is_some_and(|at| sequences.contains(at))
     }
 
     /// The next entries for a reader of `generation` at `position`.
