@@ -238,6 +238,9 @@ fn text(report: &Report<'_>) -> String {
     for (reason, declared) in &verdict.declared {
         line(format!("declared missing ({reason}): {} packets in {} gap(s)", declared.packets, declared.gaps));
     }
+    if verdict.missing_events > 0 {
+        line(format!("lost by the log and not written again: {} event(s)", verdict.missing_events));
+    }
     for finding in &verdict.findings {
         line(format!("  {}: {}", format!("{:?}", finding.area).to_lowercase(), finding.what));
     }

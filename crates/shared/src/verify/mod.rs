@@ -68,8 +68,10 @@ pub struct Verdict {
     pub packets: u64,
     /// The last window says that it is the last.
     pub ended: bool,
-    /// Packets are missing that the publisher accepted and nobody asked to leave out.
+    /// Packets or events are missing that the publisher accepted and nobody asked to leave out.
     pub incomplete: bool,
+    /// Events of SFUs that the log lost and nobody wrote again.
+    pub missing_events: u64,
     /// What is declared missing, by reason.
     pub declared: BTreeMap<&'static str, Declared>,
     /// What is wrong.
@@ -146,6 +148,11 @@ impl Checker {
         for gap in &window.header.gaps {
             self.gap(gap);
         }
+        // Each window names all that are missing so far.
+        let missing = window.header.carry_over.event_streams.iter().flat_map(|stream| &stream.missing);
+        let missing = missing.map(|range| range.last.saturating_sub(range.first).saturating_add(1));
+        self.verdict.missing_events = missing.fold(0, u64::saturating_add);
+        self.verdict.incomplete |= self.verdict.missing_events > 0;
         for stored in &window.events {
             if stored.event.room != self.room {
                 let found = &stored.event.room;
@@ -317,9 +324,9 @@ impl Checker {
         if state.is_final() && recording.incomplete != self.verdict.incomplete {
             let what = match self.verdict.incomplete {
                 true => {
-                    "the windows declare packets lost that were accepted, and recording.json does not say incomplete"
+                    "the windows declare packets or events lost that were accepted, and recording.json does not say incomplete"
                 }
-                false => "recording.json says incomplete, and no window declares an accepted packet lost",
+                false => "recording.json says incomplete, and no window declares an accepted packet or event lost",
             };
             self.find(Area::Document, what.to_owned());
         }

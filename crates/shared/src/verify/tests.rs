@@ -219,6 +219,19 @@ fn packets_are_stored_or_declared() {
 }
 
 #[test]
+fn lost_events_make_a_recording_incomplete_and_are_counted_once() {
+    let missing = vec![wire::NumberRange { first: 3, last: 4 }];
+    let lost = Chain::new(|n, header, _| {
+        let stream = wire::EventStreamState { incarnation: 7, missing: missing.clone(), ..Default::default() };
+        header.carry_over.event_streams = if n > 0 { vec![stream] } else { vec![] };
+    });
+    assert!(said(&lost.check(as_is)).contains("recording.json does not say incomplete"));
+    let verdict = lost.check(|recording| recording.incomplete = true);
+    assert!(verdict.is_sound(), "{}", said(&verdict));
+    assert_eq!(verdict.missing_events, 2);
+}
+
+#[test]
 fn the_document_must_fit_the_windows() {
     let sound = Chain::new(|_, _, _| {});
     for (edit, words) in [
