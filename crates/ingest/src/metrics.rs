@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     invalid_packets: Counter<u64>,
     duplicate_batches: Counter<u64>,
     late_batches: Counter<u64>,
+    lost_events: Counter<u64>,
     gaps: Counter<u64>,
     pub(crate) windows: Counter<u64>,
     pub(crate) commit_latency: Histogram<f64>,
@@ -35,6 +36,7 @@ impl Metrics {
             invalid_packets: counter("roomreel.ingest.invalid_packets", "{packet}"),
             duplicate_batches: counter("roomreel.ingest.duplicate_batches", "{batch}"),
             late_batches: counter("roomreel.ingest.late_batches", "{batch}"),
+            lost_events: counter("roomreel.ingest.lost_events", "{event}"),
             gaps: counter("roomreel.ingest.gaps", "{gap}"),
             windows: counter("roomreel.ingest.windows_committed", "{window}"),
             commit_latency: meter
@@ -64,6 +66,7 @@ impl Metrics {
         self.invalid_packets.add(counts.invalid_packets, &[]);
         self.duplicate_batches.add(counts.duplicate_batches, &[]);
         self.late_batches.add(counts.late_batches, &[]);
+        self.lost_events.add(counts.lost_events, &[]);
         for gap in gaps {
             self.gaps.add(1, &[KeyValue::new("reason", reason(gap))]);
         }

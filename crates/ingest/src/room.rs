@@ -226,6 +226,8 @@ pub struct RoomFold {
     events: BTreeMap<EventStream, Order<EventMessage>>,
     /// Numbers of events of SFUs that were given up.
     missing_events: BTreeMap<EventStream, Ranges>,
+    /// How many of them since the last window.
+    lost_events: u64,
     /// Log time of the first event of each.
     began: BTreeMap<EventStream, LogTime>,
     /// Running maximum of log time.
@@ -273,6 +275,7 @@ impl RoomFold {
             clock: RoomClock::default(),
             events: BTreeMap::new(),
             missing_events: BTreeMap::new(),
+            lost_events: 0,
             began: BTreeMap::new(),
             stopping: None,
             now: LogTime::from_micros(i64::MIN),
@@ -547,6 +550,7 @@ impl RoomFold {
             // Commands that a coordinator numbered and never wrote are nobody's loss.
             if self.phase != Phase::Before && stream.0.sfu().is_some() && next < number {
                 self.missing_events.entry(stream.clone()).or_default().push(next, number - 1);
+                self.lost_events = self.lost_events.saturating_add(number - next);
             }
             order.skip_to(number);
             if next == 0 {

@@ -254,6 +254,7 @@ fn lost_events_are_named() {
         streams.iter().flat_map(|stream| &stream.missing).map(|range| (range.first, range.last)).collect::<Vec<_>>()
     };
     assert_eq!(missing(&folded.windows[5]), [], "it is asked for");
+    assert_eq!(folded.lost_events, 1, "it is counted once");
     let last = folded.windows.last().expect("there are windows");
     assert_eq!((missing(last), crate::room::is_incomplete(&last.header)), (vec![(2, 2)], true));
     let crashes = (0..12).collect();

@@ -237,6 +237,7 @@ impl Log {
 pub(crate) struct Folded {
     pub(crate) windows: Vec<Window>,
     pub(crate) others: Vec<FoldOutput>,
+    pub(crate) lost_events: u64,
 }
 
 impl Folded {
@@ -244,6 +245,7 @@ impl Folded {
         for output in outputs {
             match output {
                 FoldOutput::Commit(window) => {
+                    self.lost_events += window.counts.lost_events;
                     self.windows.push(Window::parse(window.object).expect("an own window can be read"));
                 }
                 other => self.others.push(other),

@@ -62,7 +62,7 @@ impl RoomFold {
             carry_over.room_clock_log_us = log.as_micros();
         }
         self.roster.write(&mut carry_over);
-        let mut counts = Counts::default();
+        let mut counts = Counts { lost_events: std::mem::take(&mut self.lost_events), ..Counts::default() };
         let mut gaps = Vec::new();
         let mut segments = Vec::new();
         for (key, mut part) in sealing.parts {

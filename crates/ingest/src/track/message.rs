@@ -154,6 +154,8 @@ pub struct Counts {
     pub duplicate_batches: u64,
     /// Batches that came after their gap was declared.
     pub late_batches: u64,
+    /// Events of SFUs that were given up.
+    pub lost_events: u64,
 }
 
 impl Counts {
@@ -164,5 +166,6 @@ impl Counts {
         self.invalid_packets += other.invalid_packets;
         self.duplicate_batches += other.duplicate_batches;
         self.late_batches += other.late_batches;
+        self.lost_events += other.lost_events;
     }
 }
