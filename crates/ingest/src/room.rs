@@ -598,13 +598,12 @@ impl RoomFold {
         if self.trace_parent.is_none() && !again && self.phase != Phase::Before {
             self.trace_parent = entry.trace_parent.as_ref().filter(|parent| is_sampled(parent)).cloned();
         }
-        let newest = batch.packets[batch.packets.len() - 1].time;
         let batch = TrackBatch {
             sequence: entry.sequence,
             time: entry.time,
             message: entry.payload.clone(),
             batch,
-            from_zero: self.from_zero && !self.is_of_earlier_session(&key.sfu, newest),
+            from_zero: self.from_zero,
         };
         outputs.push(RoomOutput::ToTrack(key, TrackInput::Batch(Arc::new(batch))));
         Ok(())
@@ -693,17 +692,6 @@ impl RoomFold {
     fn is_end_of_earlier_session(&self, event: &RoomEvent) -> bool {
         let ends = matches!(event.kind, EventKind::RoomClosed { .. });
         ends && self.phase == Phase::Open && event.time < self.room_start
-    }
-
-    /// Whether an SFU took this before the recording began with its room's creation: what came before that is none of it.
-    fn is_of_earlier_session(&self, sfu: &SfuId, time: RoomTime) -> bool {
-        let Some(from) = self.spec.from.filter(|_| self.phase == Phase::Open && time < self.room_start) else {
-            return false;
-        };
-        // Other SFUs' clocks may be behind.
-        let is_its =
-            |(writer, incarnation): &EventStream| writer.sfu() == Some(sfu) && incarnation.get() == from.incarnation;
-        self.events.keys().any(is_its)
     }
 
     /// Forgets the oldest start of a writer of this kind which began again since and waits for nothing, if there are too many.

@@ -241,10 +241,10 @@ impl TrackFold {
 
     fn begin_incarnation(&mut self, batch: &TrackBatch) {
         let RtpBatch { incarnation, batch_no, first_packet_no, .. } = batch.batch;
-        let from_zero = batch.from_zero && self.admission != Admission::NotRecording;
-        if from_zero {
+        if self.admission != Admission::NotRecording {
             self.declare_unknown_tails(LogTime::from_micros(i64::MAX));
         }
+        let from_zero = batch.from_zero && self.admission != Admission::NotRecording;
         let (next, packet) = if from_zero { (0, 0) } else { (batch_no, first_packet_no) };
         if self.incarnations.len() >= MAX_INCARNATIONS {
             let idle = self.incarnations.iter().filter(|(_, numbering)| numbering.order.first_held().is_none());

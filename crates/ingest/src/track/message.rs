@@ -24,8 +24,7 @@ pub struct TrackBatch {
     pub message: Bytes,
     /// What the message says.
     pub batch: RtpBatch,
-    /// The log was read from the room's beginning: an incarnation that begins here began with number 0, and the one before
-    /// it is over.
+    /// The log was read from the room's beginning: an incarnation that begins here began with number 0.
     pub from_zero: bool,
 }
 
