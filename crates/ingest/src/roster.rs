@@ -19,6 +19,8 @@ use crate::track::Admission;
 pub(crate) const MAX_TRACKS: usize = 4096;
 /// Most participants that are remembered.
 const MAX_PARTICIPANTS: usize = 16_384;
+/// Bytes of a name that every window carries over; the event that says all of it is stored.
+const MAX_NAME_BYTES: usize = 256;
 /// Commands that are remembered as done.
 const MAX_COMMANDS: usize = 256;
 
@@ -99,7 +101,7 @@ impl Roster {
         let key = |track: &roomreel_shared::id::TrackId| TrackKey { sfu: sfu.clone(), track: track.clone() };
         match kind {
             EventKind::RoomCreated { room_name, host, policy, .. } => {
-                self.room_name.clone_from(room_name);
+                self.room_name = shortened(room_name);
                 self.host = host.as_ref().map(ToString::to_string).unwrap_or_default();
                 if let Some(policy) = policy {
                     self.policy = policy.clone();
@@ -112,7 +114,7 @@ impl Roster {
                 }
                 let participant = wire::ParticipantState {
                     peer_id: peer.to_string(),
-                    display_name: display_name.clone(),
+                    display_name: shortened(display_name),
                     is_host: *is_host,
                     is_co_host: *is_co_host,
                     is_panelist: *is_panelist,
@@ -217,6 +219,11 @@ impl Roster {
     }
 }
 
+/// As much of a name as is carried over.
+fn shortened(name: &str) -> String {
+    name[..name.floor_char_boundary(MAX_NAME_BYTES)].to_owned()
+}
+
 /// The track an event of this writer is about, if it is about one.
 pub(crate) fn track_of(writer: &Writer, kind: &EventKind) -> Option<TrackKey> {
     let track = match kind {
@@ -233,6 +240,13 @@ pub(crate) fn track_of(writer: &Writer, kind: &EventKind) -> Option<TrackKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_carried_over_as_far_as_a_name_is_one() {
+        assert_eq!(shortened("Amara"), "Amara");
+        let long = "会".repeat(20_000);
+        assert_eq!((shortened(&long).len(), long.starts_with(&shortened(&long))), (255, true));
+    }
 
     #[test]
     fn who_changes_to_another_sfu_stays() {
