@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::checksum;
 use crate::id::{self, RoomId, TrackId};
 use crate::time::RoomTime;
 use crate::wire;
@@ -188,6 +189,25 @@ impl RtpBatch {
     }
 }
 
+/// The CRC32C of what `crc32c` is of, followed by a message that has been decoded: the body's is known, if it stands where
+/// [`RtpBatch::encode`] puts it, and need not be computed a second time.
+pub(crate) fn append_crc32c(crc32c: u32, message: &[u8]) -> u32 {
+    let Some((head, body_crc32c)) = split(message) else { return crc32c::crc32c_append(crc32c, message) };
+    let before = crc32c::crc32c_append(crc32c, &message[..head]);
+    checksum::combine(before, body_crc32c, message.len() - head)
+}
+
+/// Where the body begins that ends with the message, and its checksum as written.
+fn split(message: &[u8]) -> Option<(usize, u32)> {
+    /// Keys of the two fields: number, and the wire type of four bytes, of a length and bytes.
+    const CHECKSUM: u8 = 1 << 3 | 5;
+    const BODY: u8 = 2 << 3 | 2;
+    let [CHECKSUM, a, b, c, d, BODY, length @ ..] = message else { return None };
+    let mut rest = length;
+    let bytes = prost::encoding::decode_varint(&mut rest).ok()?;
+    (bytes == rest.len() as u64).then(|| (message.len() - rest.len(), u32::from_le_bytes([*a, *b, *c, *d])))
+}
+
 /// The broker's de-duplication id of a first publish and its retries.
 #[must_use]
 pub fn message_id(incarnation: Incarnation, number: u64) -> String {
@@ -230,6 +250,26 @@ mod tests {
         let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, include_str!("../../../proto/golden/rtp_batch.hex").trim());
         assert_eq!(RtpBatch::decode(message), Ok(batch()));
+    }
+
+    #[test]
+    fn a_known_checksum_is_not_computed_again() {
+        let long = vec![7; 30_000].into();
+        let packets = vec![Packet { time: RoomTime::default(), data: PacketData::Rtp(long) }];
+        for batch in [batch(), RtpBatch { packets, ..batch() }] {
+            let message = batch.encode();
+            assert_eq!(append_crc32c(5, &message), crc32c::crc32c_append(5, &message));
+            // A body that is not the last field, or whose checksum is not the first.
+            let envelope = wire::RtpBatch::decode(message.clone()).expect("whole");
+            let mut turned = Vec::new();
+            prost::encoding::bytes::encode(2, &envelope.body, &mut turned);
+            prost::encoding::fixed32::encode(1, &envelope.body_crc32c, &mut turned);
+            assert_eq!(RtpBatch::decode(turned.clone().into()), Ok(batch));
+            assert_eq!(append_crc32c(5, &turned), crc32c::crc32c_append(5, &turned));
+            let again = [&message[..], &message[..5]].concat();
+            assert_eq!(append_crc32c(5, &again), crc32c::crc32c_append(5, &again));
+            assert_eq!(append_crc32c(5, &[]), 5);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns what more than one service means the same thing by. Does not own clients, actors, clocks or tokio.
 
 pub mod batch;
+mod checksum;
 pub mod cluster;
 pub mod composite;
 pub mod event;
@@ -12,6 +13,7 @@ pub mod late;
 pub mod look;
 pub mod output;
 pub mod policy;
+pub mod pool;
 pub mod ports;
 pub mod recording;
 pub mod rtcp;

@@ -17,6 +17,7 @@ use prost::Message as _;
 use crate::batch::{self, Incarnation, RtpBatch};
 use crate::event::{self, RoomEvent, StopReason};
 use crate::id::{self, RecordingId, RoomId, SfuId, TenantId, TrackId};
+use crate::pool::Pool;
 use crate::rtp::{RtpTimestamp, Ssrc};
 use crate::subject::Writer;
 use crate::time::{LogTime, RoomTime};
@@ -304,7 +305,7 @@ pub struct SegmentFrames {
 }
 
 impl SegmentFrames {
-    /// Appends a batch as it stood in the log.
+    /// Appends a batch as it stood in the log. It has been decoded: its body's checksum is what it says.
     ///
     /// # Panics
     /// If the message is longer than [`batch::MAX_BATCH_BYTES`], which no decoded batch is.
@@ -312,8 +313,7 @@ impl SegmentFrames {
         assert!(message.len() <= batch::MAX_BATCH_BYTES, "a decoded batch is within the limit");
         let frame = Frame { message: message.clone(), log_time, late };
         let frames = &mut self.sealed;
-        // Now, and not when all is written: the message has just been read.
-        frames.crc32c = crc32c::crc32c_append(crc32c::crc32c_append(frames.crc32c, &frame.header()), message);
+        frames.crc32c = batch::append_crc32c(crc32c::crc32c_append(frames.crc32c, &frame.header()), message);
         frames.length += FRAME_HEADER_BYTES + message.len();
         frames.late += u32::from(late);
         frames.frames.push(frame);
@@ -396,25 +396,61 @@ pub struct SealedSegment {
     pub keyframes: Vec<Keyframe>,
 }
 
+/// How much is hashed at a time: what has just been copied is still at hand, and BLAKE3 works on many chunks at once.
+const HASHED_TOGETHER: usize = 64 * 1024;
+/// Objects are written one after the other, and few are on their way into the bucket at a time.
+static OBJECTS: Pool = Pool::new(4);
+
 /// Writes a window object. `segments` in the order of their keys; events in log order, each as it stood in the log.
 #[must_use]
 pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, LogTime, Bytes)]) -> Bytes {
+    encode_with_hash(header, segments, events).0
+}
+
+/// The same, with the object's link of the chain.
+#[must_use]
+pub fn encode_with_hash(
+    header: &Header,
+    segments: &[SealedSegment],
+    events: &[(Writer, LogTime, Bytes)],
+) -> (Bytes, Hash) {
     debug_assert!(segments.is_sorted_by(|a, b| a.key < b.key), "I3: one order of segments");
-    let body: usize = segments.iter().map(|segment| segment.frames.len()).sum();
-    let mut object = BytesMut::with_capacity(MAGIC.len() + body + 4096);
+    let body_end = MAGIC.len() + segments.iter().map(|segment| segment.frames.len()).sum::<usize>();
+    let footer = footer_to_wire(header, segments, events);
+    // To the byte: a window is megabytes, and growing takes as much again.
+    let mut object = OBJECTS.take(body_end + footer.encoded_len() + TRAILER_BYTES);
+    let (mut hasher, mut hashed) = (blake3::Hasher::new(), 0);
     object.put_slice(MAGIC);
+    for frame in segments.iter().flat_map(|segment| &segment.frames.frames) {
+        object.put_slice(&frame.header());
+        object.put_slice(&frame.message);
+        while let Some(piece) = object.get(hashed..hashed + HASHED_TOGETHER) {
+            hasher.update(piece);
+            hashed += HASHED_TOGETHER;
+        }
+    }
+    put_footer(&mut object, &footer);
+    hasher.update(&object[hashed..]);
+    let written = object.split().freeze();
+    OBJECTS.give(object);
+    (written, Hash(*hasher.finalize().as_bytes()))
+}
+
+fn footer_to_wire(
+    header: &Header,
+    segments: &[SealedSegment],
+    events: &[(Writer, LogTime, Bytes)],
+) -> wire::WindowFooter {
+    let mut offset = MAGIC.len() as u64;
     let segments = segments
         .iter()
         .map(|segment| {
-            let offset = object.len() as u64;
-            for frame in &segment.frames.frames {
-                object.put_slice(&frame.header());
-                object.put_slice(&frame.message);
-            }
+            let begin = offset;
+            offset += segment.frames.len() as u64;
             wire::Segment {
                 sfu_id: segment.key.sfu.to_string(),
                 track_id: segment.key.track.to_string(),
-                offset,
+                offset: begin,
                 length: segment.frames.len() as u64,
                 crc32c: segment.frames.crc32c,
                 batches: u32::try_from(segment.frames.frames.len()).unwrap_or(u32::MAX),
@@ -437,7 +473,7 @@ pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, Lo
             }
         })
         .collect();
-    let footer = wire::WindowFooter {
+    wire::WindowFooter {
         tenant_id: header.tenant.to_string(),
         room_id: header.room.to_string(),
         recording_id: header.recording.to_string(),
@@ -465,9 +501,7 @@ pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, Lo
             .map(|end| wire::FinalMark { reason: end.reason.to_wire().into(), room_end_us: end.room_end.as_micros() }),
         window_duration_us: i64::try_from(header.window_duration_us).unwrap_or(i64::MAX),
         traceparent: header.trace_parent.clone().unwrap_or_default(),
-    };
-    put_footer(&mut object, &footer);
-    object.freeze()
+    }
 }
 
 fn put_footer(object: &mut BytesMut, footer: &wire::WindowFooter) {
@@ -789,6 +823,30 @@ mod tests {
         assert_eq!(batches.iter().map(|b| b.late).collect::<Vec<_>>(), [false, true]);
         assert_eq!(batches[1].batch, batch(1));
         assert_eq!(window.segments[0].late_batches, 1);
+    }
+
+    #[test]
+    fn a_window_is_hashed_as_it_is_written() {
+        let long = |batch_no| RtpBatch {
+            packets: vec![Packet { time: RoomTime::default(), data: PacketData::Rtp(vec![9; 30_000].into()) }],
+            ..batch(batch_no)
+        };
+        for batches in [0, 1, 5, 11] {
+            let mut frames = SegmentFrames::default();
+            (0..batches).for_each(|number| frames.push(&long(number).encode(), LogTime::default(), false));
+            let segment = SealedSegment {
+                key: key(),
+                frames: frames.seal(),
+                packets: 0,
+                invalid_packets: 0,
+                span: Default::default(),
+                keyframes: Vec::new(),
+            };
+            let (object, hash) = encode_with_hash(&header(), &[segment], &[]);
+            assert_eq!(hash, Hash::of(&object));
+            let window = Window::parse(object).expect("whole");
+            assert_eq!(window.batches(&window.segments[0]).expect("whole").count() as u64, batches);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod chain;
 pub(crate) mod herald;
 pub(crate) mod reader;
 pub(crate) mod room;
+mod shelf;
 mod slot;
 #[cfg(test)]
 mod tests;

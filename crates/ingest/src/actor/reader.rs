@@ -1,9 +1,10 @@
 //! Reads a room's log from its own position and pays for entries before the room's actor gets them.
 //!
-//! What has come already goes to the actor together: waking it costs more than folding an entry does.
+//! What comes within a moment goes to the actor together: waking it costs more than folding an entry does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use ractor::ActorRef;
@@ -13,6 +14,7 @@ use roomreel_shared::subject::{Shard, room_filter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::room::RoomMessage;
+use super::shelf::Shelf;
 use crate::commit::backoff;
 
 /// Bytes per permit: a semaphore counts in 32 bits.
@@ -21,6 +23,8 @@ const PERMIT_BYTES: usize = 256;
 const ENTRY_BYTES: usize = 512;
 /// Most entries that go to the actor together.
 const CHUNK: usize = 64;
+/// How long what comes is left to gather. Short beside a window, and long beside the time between two entries of a busy room.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Bytes that a room, and all rooms of the node, may hold.
 #[derive(Debug, Clone)]
@@ -118,6 +122,7 @@ pub(crate) async fn read(
 ) {
     let shard = Shard::of(&spec.tenant, &spec.room, spec.shards.max(1));
     let filter = room_filter(shard, &spec.tenant, &spec.room);
+    let mut shelf = Shelf::default();
     let mut failures = 0;
     loop {
         let opened = open(&*log, shard, &filter, &mut position, &spec, &room, generation).await;
@@ -126,18 +131,25 @@ pub(crate) async fn read(
                 let mut chunks = entries.ready_chunks(CHUNK);
                 loop {
                     let Some(chunk) = chunks.next().await else { break None };
-                    let (entries, error) = until_error(chunk);
+                    let is_all = chunk.len() < CHUNK;
+                    let (mut entries, error) = until_error(chunk);
                     if let Some(last) = entries.last() {
                         failures = 0;
                         position = last.sequence + 1;
                         let cost = entries.iter().map(|entry| cost(entry.payload.len())).sum();
                         let Some(paid) = budget.pay(cost).await else { return };
+                        for entry in &mut entries {
+                            entry.payload = shelf.put(&entry.payload);
+                        }
                         if room.cast(RoomMessage::Entries { generation, entries, paid }).is_err() {
                             return;
                         }
                     }
                     if error.is_some() {
                         break error;
+                    }
+                    if is_all {
+                        tokio::time::sleep(GATHER).await;
                     }
                 }
             }
@@ -199,6 +211,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_stopped_reader_waited_for_nobody_waits_for() {
+        let budget = Budget::new(1 << 20, &NodeBudget::new(1 << 20));
+        let held = budget.pay(permits(1 << 20)).await.expect("the node lives");
+        assert!(futures::FutureExt::now_or_never(budget.pay(1)).is_none() && budget.is_short.load(Ordering::Acquire));
+        drop(held);
+        let next = budget.for_new_reader();
+        let _paid = next.pay(1).await.expect("the node lives");
+        assert!(!next.is_short.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
     async fn what_is_paid_for_together_is_given_back_entry_by_entry() {
         let node = NodeBudget::new(1 << 20);
         let all = node.free.available_permits();
@@ -209,17 +232,6 @@ mod tests {
         assert_eq!(node.free.available_permits(), all - cost(1_000));
         drop((first, paid));
         assert_eq!((node.free.available_permits(), budget.room.available_permits()), (all, all));
-    }
-
-    #[tokio::test]
-    async fn what_a_stopped_reader_waited_for_nobody_waits_for() {
-        let budget = Budget::new(1 << 20, &NodeBudget::new(1 << 20));
-        let held = budget.pay(permits(1 << 20)).await.expect("the node lives");
-        assert!(futures::FutureExt::now_or_never(budget.pay(1)).is_none() && budget.is_short.load(Ordering::Acquire));
-        drop(held);
-        let next = budget.for_new_reader();
-        let _paid = next.pay(1).await.expect("the node lives");
-        assert!(!next.is_short.load(Ordering::Acquire));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::LogTime;
-use roomreel_shared::window::{self, Final, Hash, Header, TrackKey};
+use roomreel_shared::window::{self, Final, Header, TrackKey};
 use roomreel_shared::wire;
 
 use super::{Phase, RoomFold, RoomOutput, SealedWindow, Sealing};
@@ -89,8 +89,7 @@ impl RoomFold {
             end: sealing.last,
             trace_parent: self.trace_parent.take(),
         };
-        let object = window::encode(&header, &segments, &std::mem::take(&mut self.stored));
-        let hash = Hash::of(&object);
+        let (object, hash) = window::encode_with_hash(&header, &segments, &std::mem::take(&mut self.stored));
         self.window += 1;
         self.window_start = sealing.end;
         self.previous = Some(hash);
