@@ -44,6 +44,8 @@ pub enum Role {
         messages: u64,
         message_bytes: usize,
         ack: bool,
+        /// What is read goes there as it is.
+        into_bucket: bool,
     },
     Ingest {
         nats: String,
@@ -74,9 +76,10 @@ pub async fn perform(role: Role) -> Result<()> {
     let sample = match role {
         Role::Bucket => return serve_bucket().await,
         Role::Publish { nats, load } => load::publish(log(&nats).await?, load).await?,
-        Role::Raw { nats, messages, message_bytes, ack } => {
+        Role::Raw { nats, messages, message_bytes, ack, into_bucket } => {
             let stream = Shard::all(1).next().context("a shard")?.stream_name();
-            raw::consume(&nats, &stream, messages, message_bytes, ack).await?
+            let bucket = if into_bucket { Some(bucket_of_environment(false).await?) } else { None };
+            raw::consume(&nats, &stream, messages, message_bytes, ack, bucket).await?
         }
         Role::Ingest { nats, store, recordings } => {
             let bucket = match store {

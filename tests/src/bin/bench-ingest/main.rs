@@ -147,8 +147,13 @@ async fn throughput(failures: &mut Vec<String>) -> Result<()> {
         );
         let filled = fill(load).await?;
         let bucket = Bucket::start().await?;
-        let [unacknowledged, raw, null, s3, _] = measure(&filled, &bucket, rounds).await?;
+        let [unacknowledged, raw, floor, null, s3, _] = measure(&filled, &bucket, rounds).await?;
         println!("of the raw consumer's rate, to a null store: {:.3}", null / raw);
+        println!(
+            "of the raw consumer's rate, the raw consumer to S3: {:.3}; of that, ingest: {:.3}",
+            floor / raw,
+            s3 / floor
+        );
         println!("of the raw consumer's rate without acknowledgements, to S3: {:.3}", s3 / unacknowledged);
         if load.batch_bytes > 1 {
             let ratio = s3 / raw;
@@ -164,32 +169,34 @@ async fn throughput(failures: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Packets a second and core: raw without acknowledgements, raw, into nothing, into S3, into S3 with signed payloads.
-async fn measure(filled: &Filled, bucket: &Bucket, rounds: usize) -> Result<[f64; 5]> {
+/// Packets a second and core: raw without acknowledgements, raw, raw into S3, ingest into nothing, into S3, into S3 with
+/// signed payloads.
+async fn measure(filled: &Filled, bucket: &Bucket, rounds: usize) -> Result<[f64; 6]> {
     let Filled { nats, load, messages, beginnings, window_ms } = filled;
     let url = nats.url();
-    let (mut samples, mut servers) = ([const { Vec::new() }; 5], [const { Vec::new() }; 5]);
-    let mut buckets = [const { Vec::new() }; 5];
+    let (mut samples, mut servers) = ([const { Vec::new() }; 6], [const { Vec::new() }; 6]);
+    let mut buckets = [const { Vec::new() }; 6];
     let store = bucket.store().await?;
     let message_bytes = load.batch_bytes.max(1_100);
     for round in 0..rounds {
-        let raw = |ack| Role::Raw { nats: url.clone(), messages: *messages, message_bytes, ack };
+        let raw =
+            |ack, into_bucket| Role::Raw { nats: url.clone(), messages: *messages, message_bytes, ack, into_bucket };
         let specs = recordings(beginnings, *window_ms, round)?;
         let ingest = |store| Role::Ingest { nats: url.clone(), store, recordings: specs.clone() };
         let stores = [Store::Null, Store::Bucket, Store::SigningBucket];
-        let roles = [raw(false), raw(true)].into_iter().chain(stores.map(ingest));
+        let roles = [raw(false, false), raw(true, false), raw(true, true)].into_iter().chain(stores.map(ingest));
         for (at, role) in roles.enumerate() {
             let before = (time_of(nats.process()?)?, bucket.process().map(time_of).transpose()?);
             let mut sample = run(&role, Some(bucket)).await?;
             servers[at].push(time_of(nats.process()?)? - before.0);
-            if at >= 3
+            if (at == 2 || at >= 4)
                 && let (Some(process), Some(before)) = (bucket.process(), before.1)
             {
                 buckets[at].push(time_of(process)? - before);
             }
             sample.packets = load.total_packets();
             samples[at].push(sample);
-            if at >= 3 {
+            if at >= 4 {
                 check_and_delete(&*store, &specs, load.total_packets()).await?;
             }
         }
@@ -197,11 +204,12 @@ async fn measure(filled: &Filled, bucket: &Bucket, rounds: usize) -> Result<[f64
     let names = [
         "raw consumer, no acknowledgements",
         "raw consumer",
+        "raw consumer, to S3",
         "ingest, to a null store",
         "ingest, to S3",
         "ingest, to S3, payloads signed",
     ];
-    let mut medians = [0.0; 5];
+    let mut medians = [0.0; 6];
     for (at, name) in names.into_iter().enumerate() {
         medians[at] = row(name, &samples[at], &servers[at], *messages, &buckets[at]);
     }
