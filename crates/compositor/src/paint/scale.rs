@@ -90,7 +90,8 @@ fn crop(whole: Rect, tile: Rect) -> Rect {
     let (width, height) = exact.unwrap_or((width, height));
     // Heads are in the upper part of a picture that is much taller than its tile.
     // Where colour has a pixel of its own, or it would be shown half a pixel off.
-    Rect::new((whole.width - width) / 2 & !1, (whole.height - height) * 2 / 5 & !1, width, height)
+    let (left, top) = ((whole.width - width) / 2, (whole.height - height) * 2 / 5);
+    Rect::new(left & !1, top & !1, width, height)
 }
 
 /// Draws it. The target must be inside the canvas and the source inside the picture.
