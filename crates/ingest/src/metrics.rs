@@ -2,7 +2,8 @@
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, UpDownCounter};
-use roomreel_shared::window::{AcceptedReason, Gap, Missing};
+use roomreel_shared::verify::reason_name;
+use roomreel_shared::window::{Gap, Missing};
 
 use crate::room::DamagedReason;
 use crate::track::Counts;
@@ -76,12 +77,6 @@ impl Metrics {
 fn reason(gap: &Gap) -> &'static str {
     match gap.missing {
         Missing::Network { .. } => "network",
-        Missing::Accepted { reason, .. } => match reason {
-            AcceptedReason::Publisher => "publisher",
-            AcceptedReason::Log => "log",
-            AcceptedReason::Policy => "policy",
-            AcceptedReason::Pause => "pause",
-            AcceptedReason::Damaged => "damaged",
-        },
+        Missing::Accepted { reason, .. } => reason_name(reason),
     }
 }
