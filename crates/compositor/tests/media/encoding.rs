@@ -141,7 +141,11 @@ fn a_webm_has_the_same_bytes_however_busy_the_machine_is() {
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| while !is_over.load(Ordering::Relaxed) {});
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop()
+                    }
+                });
             }
             let busy = encoded();
             is_over.store(true, Ordering::Relaxed);
