@@ -47,10 +47,7 @@ pub async fn log(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<(Arc<d
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn publishers_log(
-    args: &LogArgs,
-    cluster: &ClusterArgs,
-) -> anyhow::Result<(Arc<dyn RoomLog>, Arc<dyn Bus>)> {
+pub async fn publishers_log(args: &LogArgs, cluster: &ClusterArgs) -> anyhow::Result<(Arc<dyn RoomLog>, Arc<dyn Bus>)> {
     let nats = Arc::new(nats(args, cluster).await?);
     Ok((nats.clone(), nats))
 }
