@@ -57,7 +57,7 @@ impl World {
 
     async fn register_nodes(&self) {
         for (role, name) in [(Role::Ingest, "i0"), (Role::Ingest, "i1"), (Role::Compositor, "c0")] {
-            let node = Node { id: id(name), role, capacity: 9, load: 0, draining: false, version: String::new() };
+            let node = Node { id: id(name), role, capacity: 4000, load: 0, draining: false, version: String::new() };
             self.put(cluster::node_key(role, &node.id), &node).await;
         }
     }
