@@ -218,7 +218,8 @@ async fn a_crash_late_in_a_long_room_costs_some_windows() {
             // At slice 500, and once more.
             if let Some(process) = engine.process_id().filter(|_| slices.len() == 2 + crashes && crashes < 2) {
                 crashes += 1;
-                (whole.store(0, Ordering::Relaxed), footers.store(0, Ordering::Relaxed));
+                whole.store(0, Ordering::Relaxed);
+                footers.store(0, Ordering::Relaxed);
                 assert!(Command::new("kill").args(["-9", &process.to_string()]).status().expect("it runs").success());
             }
             match engine.next_slice(Span::none()).await {
