@@ -10,6 +10,15 @@ pub struct Count {
 }
 
 impl Count {
+    /// A picture's number of 7 or 15 bits, as VP8 and VP9 write it (RFC 7741 section 4.2, RFC 9628 section 4.2).
+    pub(super) fn of_picture(mut take: impl FnMut() -> Option<u8>) -> Option<Self> {
+        let first = take()?;
+        Some(match first & 0x80 {
+            0 => Self { number: u32::from(first), modulus: 0x80 },
+            _ => Self { number: u32::from(first & 0x7f) << 8 | u32::from(take()?), modulus: 0x8000 },
+        })
+    }
+
     /// Whether this one is directly behind `before`.
     #[must_use]
     pub fn follows(self, before: u32) -> bool {

@@ -20,26 +20,22 @@ struct Part<'a> {
 
 fn part(payload: &[u8]) -> Option<Part<'_>> {
     let (&first, mut rest) = payload.split_first()?;
-    let take = |rest: &mut &[u8]| {
+    let mut take = || {
         let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
+        rest = tail;
         Some(byte)
     };
     let mut marks = Marks { discardable: first & 0x20 != 0, ..Marks::default() };
     if first & 0x80 != 0 {
-        let extended = take(&mut rest)?;
+        let extended = take()?;
         if extended & 0x80 != 0 {
-            let high = take(&mut rest)?;
-            marks.picture = Some(match high & 0x80 {
-                0 => Count { number: u32::from(high), modulus: 0x80 },
-                _ => Count { number: u32::from(high & 0x7f) << 8 | u32::from(take(&mut rest)?), modulus: 0x8000 },
-            });
+            marks.picture = Some(Count::of_picture(&mut take)?);
         }
         if extended & 0x40 != 0 {
-            marks.base = Some(Count { number: u32::from(take(&mut rest)?), modulus: 0x100 });
+            marks.base = Some(Count { number: u32::from(take()?), modulus: 0x100 });
         }
         if extended & 0x30 != 0 {
-            let layer = take(&mut rest)?;
+            let layer = take()?;
             if extended & 0x20 != 0 {
                 (marks.temporal, marks.sync) = (layer >> 6, layer & 0x20 != 0);
             }

@@ -39,11 +39,7 @@ fn part(payload: &[u8]) -> Option<Part<'_>> {
     let (inter_predicted, flexible) = (has(0x40), has(0x10));
     let mut marks = Marks::default();
     if has(0x80) {
-        let high = take()?;
-        marks.picture = Some(match high & 0x80 {
-            0 => Count { number: u32::from(high), modulus: 0x80 },
-            _ => Count { number: u32::from(high & 0x7f) << 8 | u32::from(take()?), modulus: 0x8000 },
-        });
+        marks.picture = Some(Count::of_picture(&mut take)?);
     }
     let (mut spatial_layer, mut inter_layer) = (0, false);
     if has(0x20) {
