@@ -133,11 +133,6 @@ impl Room {
         self.over
     }
 
-    /// Whether an event belongs to an earlier session: the log is read again, or holds it twice.
-    fn is_past(&self, event: EventRef) -> bool {
-        self.over.iter().any(|last| last.incarnation == event.incarnation && event.event_no <= last.event_no)
-    }
-
     /// Whether `peer` may start, stop, pause or resume here.
     ///
     /// # Errors
@@ -196,6 +191,11 @@ fn note(newest: &mut VecDeque<EventRef>, event: EventRef) {
         newest.pop_front();
     }
     newest.push_back(event);
+}
+
+/// Whether an event is not newer than what [`note`] kept of its start of an SFU.
+fn has_seen(newest: &VecDeque<EventRef>, event: EventRef) -> bool {
+    newest.iter().any(|last| last.incarnation == event.incarnation && event.event_no <= last.event_no)
 }
 
 /// A control entry that came back in the log.
@@ -358,14 +358,17 @@ impl Rooms {
 
     fn apply_sfu(&mut self, key: RoomKey, sfu: &SfuId, event: RoomEvent, entry: &LogEntry) -> Result<(), Refused> {
         let written = EventRef { incarnation: event.incarnation.get(), event_no: event.event_no };
-        if self.rooms.get(&key).is_some_and(|room| room.is_past(written)) {
+        if self.rooms.get(&key).is_some_and(|room| has_seen(&room.over, written)) {
+            // Of an earlier session: the log is read again, or holds it twice.
             return Ok(());
         }
         let creates = matches!(event.kind, EventKind::RoomCreated { .. });
         let opens = match self.rooms.get(&key) {
             None => true,
             // It comes again, or is the beginning that is missed.
-            Some(room) if room.session.whole && room.has_seen(written) || room.lacks_beginning(written) => false,
+            Some(room) if room.session.whole && has_seen(&room.written, written) || room.lacks_beginning(written) => {
+                false
+            }
             Some(room) => creates && room.session.opened != written && self.begins_anew(room, sfu, entry.time),
         };
         if opens {
@@ -391,7 +394,8 @@ impl Rooms {
         let closes = matches!(event.kind, EventKind::RoomClosed { .. });
         if room.closed.is_some() {
             // The log lost it and has it again, behind the session's end.
-            room.had_producer |= room.has_seen(written) && matches!(event.kind, EventKind::ProducerCreated(_));
+            room.had_producer |=
+                has_seen(&room.written, written) && matches!(event.kind, EventKind::ProducerCreated(_));
             // What trails behind a RoomClosed belongs to no session; a later one may not be closed by it.
             if closes {
                 note(&mut room.written, written);
@@ -422,10 +426,15 @@ impl Rooms {
     }
 
     fn make_room_for(&mut self, key: &RoomKey) -> Result<(), Refused> {
+        if self.rooms.len() < MAX_ROOMS_OF_TENANT || self.rooms.contains_key(key) {
+            return Ok(());
+        }
         let of_tenant = |room: &(&RoomKey, &Room)| room.0.tenant == key.tenant;
-        let is_full = self.rooms.len() >= MAX_ROOMS;
-        let tenant_is_full = self.rooms.iter().filter(of_tenant).nth(MAX_ROOMS_OF_TENANT - 1).is_some();
-        if self.rooms.contains_key(key) || !is_full && !tenant_is_full {
+        // Rooms are in the order of their tenants: those of one stand together.
+        let before = self.rooms.range(..key).rev().take_while(of_tenant);
+        let behind = self.rooms.range(key..).take_while(of_tenant);
+        let tenant_is_full = before.chain(behind).nth(MAX_ROOMS_OF_TENANT - 1).is_some();
+        if self.rooms.len() < MAX_ROOMS && !tenant_is_full {
             return Ok(());
         }
         let candidates = self.rooms.iter().filter(|room| !tenant_is_full || of_tenant(room));
@@ -443,11 +452,6 @@ impl Room {
     /// Whether the session is known by later events of this start of an SFU alone.
     fn lacks_beginning(&self, written: EventRef) -> bool {
         !self.session.whole && self.session.opened.incarnation == written.incarnation
-    }
-
-    /// Whether an event is not newer than what was seen of its start of an SFU in this session.
-    fn has_seen(&self, event: EventRef) -> bool {
-        self.written.iter().any(|last| last.incarnation == event.incarnation && event.event_no <= last.event_no)
     }
 
     /// The RoomCreated of a session that is known by later events: the log lost it and has it again, further on.
@@ -772,23 +776,20 @@ mod tests {
     #[test]
     fn what_comes_again_of_an_earlier_session_changes_nothing() {
         let mut log = Log::new();
-        log.ok(room_created(None));
-        log.ok(joined("ann", false, false));
-        log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
-        log.ok(room_closed());
-        (log.incarnation, log.event_no) = (10, 0);
-        log.ok(room_created(None));
-        log.ok(joined("bo", false, false));
+        let two_sessions = |log: &mut Log| {
+            (log.incarnation, log.event_no) = (9, 0);
+            log.ok(room_created(None));
+            log.ok(joined("ann", false, false));
+            log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
+            log.ok(room_closed());
+            (log.incarnation, log.event_no) = (10, 0);
+            log.ok(room_created(None));
+            log.ok(joined("bo", false, false));
+        };
+        two_sessions(&mut log);
         let before = log.room().clone();
         // The log is read again from its beginning, and holds the end of the first session once more behind the second.
-        (log.incarnation, log.event_no) = (9, 0);
-        log.ok(room_created(None));
-        log.ok(joined("ann", false, false));
-        log.write("sfu2", "standup", joined("far", false, false)).expect("well formed");
-        log.ok(room_closed());
-        (log.incarnation, log.event_no) = (10, 0);
-        log.ok(room_created(None));
-        log.ok(joined("bo", false, false));
+        two_sessions(&mut log);
         assert_eq!(log.room(), &before);
         log.ok(room_closed());
         assert!(log.room().closed.is_some());
