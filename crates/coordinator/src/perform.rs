@@ -115,8 +115,7 @@ impl Performer<'_> {
     /// from there, with epochs above those of its windows. A bucket that does not answer delays no start; where both happen at
     /// once, `roomreel rebuild` raises the epochs.
     async fn taken_up(&self, recording: &Recording) -> Option<ActiveRecording> {
-        let Recording { tenant, room, id, .. } = recording;
-        let name = RecordingName { tenant: tenant.clone(), room: room.clone(), recording: id.clone() };
+        let (id, name) = (&recording.id, recording.name());
         let store = &*self.ports.store;
         store.size(&name.keys().unfinished_json()).await.ok()?;
         match rebuild::look_at(store, &name, self.shards).await {
