@@ -302,7 +302,7 @@ impl Child {
             Verdict::Again => Error::Lost { slice, how },
             Verdict::Ban(track) => {
                 self.meters.banned.add(1, &[]);
-                let at = Duration::from_millis(self.work.fold.window_ms).as_secs_f64() * slice as f64;
+                let at = slice_start(&self.work, slice).as_secs_f64();
                 tracing::warn!(
                     recording = %self.work.fold.recording,
                     composite = %self.work.spec.id,
