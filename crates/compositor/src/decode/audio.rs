@@ -10,6 +10,7 @@ use roomreel_shared::event::Codec;
 use super::opus::Opus;
 use super::video::is_again;
 use super::{Error, silence_libav};
+use crate::depacketize::audio::MAX_SAMPLES;
 
 /// Samples per second and channel of everything after the decoders.
 pub const SAMPLE_RATE: u32 = 48_000;
@@ -18,7 +19,7 @@ const OUTPUT: Sample = Sample::F32(Type::Packed);
 /// Bytes of the longest packet; Opus allows 1,275 a frame and 48 frames (RFC 6716 §3.2).
 const MAX_PACKET_BYTES: usize = 64 * 1024;
 /// Longest loss that is concealed with sound rather than silence, in samples per channel: 120 ms.
-const MAX_CONCEALED: usize = 5760;
+const MAX_CONCEALED: usize = MAX_SAMPLES as usize;
 /// Samples per channel that the resampler may give out beyond a packet's own: what its filter held back.
 const RESAMPLER_SLACK: usize = 256;
 /// A sound that is broken off fades over this many samples per channel: 5 ms.

@@ -5,11 +5,10 @@
 use std::ptr::{self, NonNull};
 
 use super::SAMPLE_RATE;
+use crate::depacketize::audio::{self, GRAIN};
 
-/// Longest packet, and longest stretch that can be asked for at once: 120 ms, samples per channel.
-const MAX_SAMPLES: usize = 5760;
-/// What is asked for without a packet is a multiple of this: 2.5 ms, samples per channel.
-const GRAIN: usize = 120;
+/// Longest packet, and longest stretch that can be asked for at once.
+const MAX_SAMPLES: usize = audio::MAX_SAMPLES as usize;
 
 mod ffi {
     use std::ffi::{c_int, c_uchar};

@@ -6,6 +6,8 @@ use roomreel_shared::rtp::PayloadType;
 
 /// Longest payload of Opus (RFC 6716 section 2.1.4), at 48 kHz.
 pub const MAX_SAMPLES: u32 = 5760;
+/// Opus is asked for what was lost in steps of this: 2.5 ms, its shortest frame, at 48 kHz.
+pub const GRAIN: usize = 120;
 
 /// Duration of a payload in samples at 48 kHz; `None` if it is not one, or not of a codec that is rendered.
 #[must_use]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::assemble::MAX_NAME_CHARS;
 use super::intake::{Intake, IntakeQuality};
 use crate::decode::{AudioDecoder, SAMPLE_RATE};
-use crate::depacketize::audio::{MAX_SAMPLES, duration_samples, opus_redundancy};
+use crate::depacketize::audio::{GRAIN, MAX_SAMPLES, duration_samples, opus_redundancy};
 use crate::depacketize::reorder::Popped;
 use crate::timeline::clock::ParticipantClock;
 
@@ -25,8 +25,6 @@ const PAUSE: i64 = 2880;
 const DEADBAND: i64 = 48;
 /// Longest loss that is concealed, samples: 120 ms.
 const MAX_CONCEALED: i64 = MAX_SAMPLES as i64;
-/// Opus is asked for what was lost in steps of this, samples: 2.5 ms.
-const GRAIN: usize = 120;
 /// Length of a fade, samples: 5 ms.
 const FADE: usize = 240;
 /// How far beyond the end of what is asked for packets are decoded, so that it is known where sound stops. Samples: 100 ms.
