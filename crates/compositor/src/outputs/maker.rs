@@ -45,7 +45,7 @@ impl Maker {
         match self {
             Self::Here(here) => {
                 let slice = slice.clone();
-                here.work(move |works| works.push_slice(&slice)).await
+                here.pieces_of(move |works| works.push_slice(&slice)).await
             }
             Self::There(there) => there.pieces(Kind::Slice, &wire::encode_slice(slice), slice.number).await,
         }
@@ -55,7 +55,7 @@ impl Maker {
         match self {
             Self::Here(here) => {
                 let window = window.clone();
-                here.work(move |works| works.push_window(&window)).await
+                here.pieces_of(move |works| works.push_window(&window)).await
             }
             Self::There(there) => {
                 there.tracks.extend(window.segments.iter().map(|segment| segment.key.clone()));
@@ -67,17 +67,7 @@ impl Maker {
     /// Pictures that can be chosen now that every slice has been taken in.
     pub(super) async fn wanted(&mut self) -> Result<Vec<Wanted>, Error> {
         match self {
-            Self::Here(here) => {
-                let wanted = Arc::new(std::sync::Mutex::new(Vec::new()));
-                let found = wanted.clone();
-                let look = move |works: &mut Works| {
-                    *found.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = works.wanted_pictures();
-                    Ok(())
-                };
-                here.work(look).await?;
-                let mut wanted = wanted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                Ok(std::mem::take(&mut *wanted))
-            }
+            Self::Here(here) => here.work(|works| works.wanted_pictures()).await,
             Self::There(there) => Ok(there.ask(Kind::Wanted, &[], u64::MAX).await?.0.wanted),
         }
     }
@@ -86,7 +76,7 @@ impl Maker {
         match self {
             Self::Here(here) => {
                 let (wanted, slice) = (wanted.clone(), slice.clone());
-                here.work(move |works| works.take_picture(&wanted, &slice)).await
+                here.pieces_of(move |works| works.take_picture(&wanted, &slice)).await
             }
             Self::There(there) => {
                 let (text, slice) = (wire::text(wanted), wire::encode_slice(slice));
@@ -141,10 +131,18 @@ pub(super) struct Here {
 }
 
 impl Here {
-    async fn work(
+    async fn pieces_of(
         &mut self,
         work: impl FnOnce(&mut Works) -> Result<(), Error> + Send + 'static,
     ) -> Result<Vec<Piece>, Error> {
+        self.work(work).await??;
+        Ok(self.pieces.take())
+    }
+
+    async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Works) -> T + Send + 'static,
+    ) -> Result<T, Error> {
         let mut works = match self.works.get().take() {
             Some(works) => works,
             None => Box::new(Works::new(&self.order, self.pieces.clone())?),
@@ -155,7 +153,7 @@ impl Here {
         })
         .await?;
         *self.works.get() = Some(works);
-        done.map(|()| self.pieces.take())
+        Ok(done)
     }
 }
 
