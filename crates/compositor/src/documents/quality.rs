@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use roomreel_shared::id::CompositeId;
 use roomreel_shared::policy::TrackKind;
+use roomreel_shared::verify::reason_name;
 use roomreel_shared::window::{Gap, Missing, TrackKey};
 use serde::{Deserialize, Serialize};
 
-use super::{SCHEMA_VERSION, kind_name, timeline};
+use super::{SCHEMA_VERSION, kind_name};
 use crate::track::{AudioQuality, VideoQuality};
 
 /// Most notes of one render.
@@ -50,7 +51,7 @@ impl StoredQuality {
                 self.network_lost_packets += last.saturating_sub(*first).saturating_add(1);
             }
             Missing::Accepted { reason, packets: (first, last), .. } => {
-                let sum = self.gaps.entry(timeline::reason_name(*reason).to_owned()).or_default();
+                let sum = self.gaps.entry(reason_name(*reason).to_owned()).or_default();
                 sum.count += 1;
                 sum.packets += last.map_or(0, |last| last.saturating_sub(*first).saturating_add(1));
                 sum.duration_ms += gap.span.1.saturating_since(gap.span.0).as_millis() as u64;

@@ -3,7 +3,8 @@
 use roomreel_shared::event::{EventKind, StopReason};
 use roomreel_shared::id::{RecordingId, TrackId};
 use roomreel_shared::policy::TrackKind;
-use roomreel_shared::window::{AcceptedReason, Gap, Missing};
+use roomreel_shared::verify::reason_name;
+use roomreel_shared::window::{Gap, Missing};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -189,17 +190,6 @@ impl What {
             until_ms,
             packets: last.map(|last| last.saturating_sub(*first).saturating_add(1)),
         })
-    }
-}
-
-/// What documents call a reason.
-pub(super) fn reason_name(reason: AcceptedReason) -> &'static str {
-    match reason {
-        AcceptedReason::Publisher => "publisher",
-        AcceptedReason::Log => "log",
-        AcceptedReason::Policy => "policy",
-        AcceptedReason::Pause => "pause",
-        AcceptedReason::Damaged => "damaged",
     }
 }
 
