@@ -228,6 +228,25 @@ pub(crate) fn read_text<T: DeserializeOwned>(content: &[u8]) -> io::Result<T> {
     serde_json::from_slice(content).map_err(invalid)
 }
 
+/// A text, and bytes behind it, in one content.
+pub(crate) fn encode_with_text(content: &impl Serialize, bytes: &[u8]) -> Bytes {
+    let text = text(content);
+    let mut coded = BytesMut::with_capacity(4 + text.len() + bytes.len());
+    coded.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    coded.put_slice(&text);
+    coded.put_slice(bytes);
+    coded.freeze()
+}
+
+/// Reads what [`encode_with_text`] wrote; the bytes share the memory of `coded`.
+pub(crate) fn decode_with_text<T: DeserializeOwned>(mut coded: Bytes) -> io::Result<(T, Bytes)> {
+    let length = coded.try_get_u32_le().map_err(invalid)? as usize;
+    if length > coded.len() {
+        return Err(invalid("a text is cut off"));
+    }
+    Ok((read_text(&coded.split_to(length))?, coded))
+}
+
 /// A slice as it goes over the pipe.
 pub(crate) fn encode_slice(slice: &EncodedSlice) -> Bytes {
     let streams = [&slice.video, &slice.audio, &slice.webm];

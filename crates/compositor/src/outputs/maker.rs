@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use roomreel_shared::window::{TrackKey, Window};
 
 use super::growing::{Piece, Pieces};
@@ -79,11 +79,7 @@ impl Maker {
                 here.pieces_of(move |works| works.take_picture(&wanted, &slice)).await
             }
             Self::There(there) => {
-                let (text, slice) = (wire::text(wanted), wire::encode_slice(slice));
-                let mut content = BytesMut::with_capacity(4 + text.len() + slice.len());
-                content.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
-                content.put_slice(&text);
-                content.put_slice(&slice);
+                let content = wire::encode_with_text(wanted, &wire::encode_slice(slice));
                 there.pieces(Kind::Picture, &content, wanted.slice).await
             }
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{SfuId, TrackId};
@@ -160,12 +160,7 @@ pub(super) fn encode(mut made: Made, pieces: Vec<Piece>, keys: &RecordingKeys) -
             }
         }
     }
-    let text = wire::text(&made);
-    let mut coded = BytesMut::with_capacity(4 + text.len() + media.len());
-    coded.put_u32_le(u32::try_from(text.len()).unwrap_or(u32::MAX));
-    coded.put_slice(&text);
-    coded.unsplit(media);
-    coded.freeze()
+    wire::encode_with_text(&made, &media)
 }
 
 /// Which files may be made.
@@ -218,18 +213,14 @@ impl Allowed {
     }
 
     /// Reads what [`encode`] wrote.
-    pub(super) fn decode(&mut self, mut coded: Bytes) -> std::io::Result<(Made, Vec<Piece>)> {
-        let length = coded.try_get_u32_le().map_err(invalid)? as usize;
-        if length > coded.len() {
-            return Err(invalid("pieces are cut off"));
-        }
-        let mut made: Made = wire::read_text(&coded.split_to(length))?;
+    pub(super) fn decode(&mut self, coded: Bytes) -> std::io::Result<(Made, Vec<Piece>)> {
+        let (mut made, mut media): (Made, _) = wire::decode_with_text(coded)?;
         let mut pieces = Vec::new();
         for Listed { name, part, bytes, ends } in std::mem::take(&mut made.pieces) {
-            if bytes > coded.len() || part > MAX_PARTS || (part == 0 && !ends) {
+            if bytes > media.len() || part > MAX_PARTS || (part == 0 && !ends) {
                 return Err(invalid("pieces that do not fit"));
             }
-            let (key, body) = (self.key(&name)?, coded.split_to(bytes));
+            let (key, body) = (self.key(&name)?, media.split_to(bytes));
             if part == 0 {
                 pieces.push(Piece { key, content: Content::End(Remainder::Whole(body)) });
                 continue;
@@ -239,7 +230,7 @@ impl Allowed {
                 pieces.push(Piece { key, content: Content::End(Remainder::Parts(Vec::new())) });
             }
         }
-        if coded.is_empty() { Ok((made, pieces)) } else { Err(invalid("more than pieces")) }
+        if media.is_empty() { Ok((made, pieces)) } else { Err(invalid("more than pieces")) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::window::Window;
 
@@ -43,7 +43,7 @@ pub(crate) fn serve(from: &mut impl Read, to: &mut impl Write, order: &Bytes, pa
             Kind::Slice => works.push_slice(&wire::decode_slice(content)?),
             Kind::Window => works.push_window(&Window::parse(content).map_err(invalid)?),
             Kind::Picture => {
-                let (wanted, slice) = picture(content)?;
+                let (wanted, slice): (Wanted, _) = wire::decode_with_text(content)?;
                 works.take_picture(&wanted, &wire::decode_slice(slice)?)
             }
             Kind::Wanted => {
@@ -80,15 +80,6 @@ fn end(to: &mut impl Write, notes: BTreeSet<String>, pieces: Vec<Piece>, keys: &
     }
 }
 
-/// A picture that is wanted, and its slice.
-pub(super) fn picture(mut content: Bytes) -> io::Result<(Wanted, Bytes)> {
-    let length = content.try_get_u32_le().map_err(invalid)? as usize;
-    if length > content.len() {
-        return Err(invalid("a wish is cut off"));
-    }
-    Ok((wire::read_text(&content.split_to(length))?, content))
-}
-
 fn failed(to: &mut impl Write, why: &impl ToString) -> io::Result<()> {
     wire::write(to, Kind::Failed, why.to_string().as_bytes())
 }
@@ -115,8 +106,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some((kind, content)) = wire::read(&mut rest).expect("whole frames") {
             assert!(kind == Kind::Pieces && content.len() <= ANSWER_BYTES + (1 << 20));
-            let length = u32::from_le_bytes(content[..4].try_into().expect("four bytes")) as usize;
-            let made: Made = wire::read_text(&content[4..4 + length]).expect("a text");
+            let (made, _): (Made, _) = wire::decode_with_text(content).expect("a text");
             seen.push((made.pieces.len(), made.goes_on, made.notes.len()));
         }
         assert_eq!(seen, [(1, true, 0), (1, true, 0), (1, false, 1)]);
