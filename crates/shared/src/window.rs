@@ -13,6 +13,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, Incarnation, RtpBatch};
 use crate::event::{self, RoomEvent, StopReason};
@@ -115,7 +116,7 @@ pub enum Error {
 }
 
 /// A track of a room: the SFU that published it and its id there.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TrackKey {
     /// Who published it.
     pub sfu: SfuId,

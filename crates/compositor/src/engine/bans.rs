@@ -2,7 +2,7 @@
 //!
 //! Owns the list. Does not own who is put on it ([`super::crashes`]). It is a hint: a track that is missing on it brings down two processes more.
 
-use roomreel_shared::id::{CompositeId, SfuId, TrackId};
+use roomreel_shared::id::CompositeId;
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::ports::{ObjectStore, StoreError};
 use roomreel_shared::window::TrackKey;
@@ -14,22 +14,12 @@ const MAX_LIST_BYTES: usize = 1 << 20;
 /// A track that is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ban {
-    sfu: SfuId,
-    track: TrackId,
+    #[serde(flatten)]
+    pub(super) track: TrackKey,
     /// The first slice without it.
-    slice: u64,
+    pub(super) slice: u64,
     /// What is to be said of it.
     pub(super) note: String,
-}
-
-impl Ban {
-    pub(super) fn new(track: &TrackKey, slice: u64, note: String) -> Self {
-        Self { sfu: track.sfu.clone(), track: track.track.clone(), slice, note }
-    }
-
-    pub(super) fn track(&self) -> TrackKey {
-        TrackKey { sfu: self.sfu.clone(), track: self.track.clone() }
-    }
 }
 
 fn key(keys: &RecordingKeys, composite: &CompositeId) -> Key {
@@ -57,7 +47,7 @@ pub(super) async fn add(
     ban: Ban,
 ) -> Result<(), StoreError> {
     let mut known = read(store, keys, composite).await?;
-    known.retain(|other| other.track() != ban.track());
+    known.retain(|other| other.track != ban.track);
     known.push(ban);
     let text = serde_json::to_vec(&known).expect("bans are made of what JSON can say");
     store.put(&key(keys, composite), text.into()).await

@@ -137,7 +137,7 @@ impl Child {
         };
         let known = bans::read(&*store, &keys, &work.spec.id).await?;
         let mut crashes = Crashes::default();
-        known.iter().for_each(|ban| crashes.ban(ban.track()));
+        known.iter().for_each(|ban| crashes.ban(ban.track.clone()));
         let nothing = Bytes::new;
         let mut child = Self {
             windows,
@@ -317,7 +317,7 @@ impl Child {
                     track.track, track.sfu
                 );
                 self.notes.push(note.clone());
-                let ban = Ban::new(&track, slice, note);
+                let ban = Ban { track, slice, note };
                 if let Err(error) = bans::add(&*self.store, &self.keys, &self.work.spec.id, ban).await {
                     tracing::info!(%error, "who takes over will not know of a track that is left out");
                 }

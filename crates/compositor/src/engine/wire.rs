@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
-use roomreel_shared::id::{CompositeId, SfuId, TrackId};
+use roomreel_shared::id::CompositeId;
 use roomreel_shared::late::LateJob;
 use roomreel_shared::window::TrackKey;
 use serde::de::DeserializeOwned;
@@ -97,7 +97,7 @@ pub(crate) struct Start {
     fold: FoldSpec,
     first: u64,
     late: Option<LateJob>,
-    banned: Vec<(SfuId, TrackId)>,
+    banned: BTreeSet<TrackKey>,
     /// For tests: what goes wrong.
     #[cfg(debug_assertions)]
     #[serde(default)]
@@ -111,7 +111,7 @@ impl Start {
             fold: work.fold.clone(),
             first: work.first,
             late: work.late.clone(),
-            banned: banned.iter().map(|key| (key.sfu.clone(), key.track.clone())).collect(),
+            banned: banned.clone(),
             #[cfg(debug_assertions)]
             fault: None,
         }
@@ -123,8 +123,7 @@ impl Start {
     }
 
     pub(crate) fn work(self) -> (Work, BTreeSet<TrackKey>) {
-        let banned = self.banned.into_iter().map(|(sfu, track)| TrackKey { sfu, track }).collect();
-        (Work { spec: self.spec, fold: self.fold, first: self.first, late: self.late }, banned)
+        (Work { spec: self.spec, fold: self.fold, first: self.first, late: self.late }, self.banned)
     }
 }
 
@@ -156,20 +155,20 @@ struct Quality {
     composite: CompositeId,
     first_slice: u64,
     slices: u64,
-    tracks: Vec<(SfuId, TrackId, TrackQuality)>,
+    tracks: Vec<(TrackKey, TrackQuality)>,
     notes: Vec<String>,
 }
 
 impl Rendered {
     pub(crate) fn new(is_due: bool, next: Option<u64>, quality: RenderQuality) -> Self {
         let RenderQuality { composite, first_slice, slices, tracks, notes } = quality;
-        let tracks = tracks.into_iter().map(|(key, quality)| (key.sfu, key.track, quality)).collect();
+        let tracks = tracks.into_iter().collect();
         Self { is_due, next, quality: Quality { composite, first_slice, slices, tracks, notes } }
     }
 
     pub(crate) fn quality(self) -> RenderQuality {
         let Quality { composite, first_slice, slices, tracks, notes } = self.quality;
-        let tracks = tracks.into_iter().map(|(sfu, track, quality)| (TrackKey { sfu, track }, quality)).collect();
+        let tracks = tracks.into_iter().collect();
         RenderQuality { composite, first_slice, slices, tracks, notes }
     }
 }

@@ -209,7 +209,7 @@ impl There {
             Ok(greeted) => drop(greeted?),
             Err(death) => return Err(self.lost(death, at).await),
         }
-        let order = self.order.clone().without(self.crashes.banned());
+        let order = self.order.clone().without(self.crashes.banned().clone());
         #[cfg(debug_assertions)]
         let order = order.with_fault(self.isolation.fault.clone());
         let asked = process.ask(Kind::Order, &wire::text(&order), Kind::Pieces, START_LIMIT).await;

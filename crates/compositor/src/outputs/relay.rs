@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
-use roomreel_shared::id::{SfuId, TrackId};
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::output::{Kind, Names};
 use roomreel_shared::window::TrackKey;
@@ -33,7 +32,7 @@ pub(super) struct Order {
     pub(super) date: String,
     video: Video,
     audio: Audio,
-    banned: Vec<(SfuId, TrackId)>,
+    pub(super) banned: BTreeSet<TrackKey>,
     /// For tests: what goes wrong.
     #[cfg(debug_assertions)]
     #[serde(default)]
@@ -79,24 +78,19 @@ impl Order {
                 bitrate: audio.bitrate,
                 specific: audio.specific.to_vec(),
             },
-            banned: Vec::new(),
+            banned: BTreeSet::new(),
             #[cfg(debug_assertions)]
             fault: None,
         }
     }
 
-    pub(super) fn without(self, banned: &BTreeSet<TrackKey>) -> Self {
-        Self { banned: banned.iter().map(|key| (key.sfu.clone(), key.track.clone())).collect(), ..self }
+    pub(super) fn without(self, banned: BTreeSet<TrackKey>) -> Self {
+        Self { banned, ..self }
     }
 
     #[cfg(debug_assertions)]
     pub(super) fn with_fault(self, fault: Option<crate::engine::Fault>) -> Self {
         Self { fault, ..self }
-    }
-
-    pub(super) fn banned(&self) -> BTreeSet<TrackKey> {
-        let key = |(sfu, track): &(SfuId, TrackId)| TrackKey { sfu: sfu.clone(), track: track.clone() };
-        self.banned.iter().map(key).collect()
     }
 
     pub(super) fn configs(&self) -> (VideoConfig, AudioConfig) {

@@ -69,7 +69,7 @@ impl Works {
         }
         for format in &order.spec.tracks {
             let files = TrackFiles { keys: keys.clone(), pieces: works.pieces.clone() };
-            works.tracks.push(Exporter::with(Arc::new(files), *format).without(order.banned()));
+            works.tracks.push(Exporter::with(Arc::new(files), *format).without(order.banned.clone()));
         }
         Ok(works)
     }
