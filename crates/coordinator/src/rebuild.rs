@@ -10,7 +10,7 @@ use roomreel_shared::id::RecordingId;
 use roomreel_shared::key::{Key, RecordingName};
 use roomreel_shared::ports::{Change, Compare, Coordination, CoordinationError, ObjectStore, Outcome, StoreError};
 use roomreel_shared::recording::{Recording, State};
-use roomreel_shared::window::{Header, Window};
+use roomreel_shared::window::{FetchError, Footer, Header};
 use serde::de::DeserializeOwned;
 
 use crate::bucket;
@@ -162,15 +162,15 @@ pub async fn look_at(
         return Err(unclear("unfinished.json is of another recording".to_owned()));
     }
     let listed = store.list(&keys.windows_prefix()).await?;
-    let last = listed.iter().filter_map(|object| keys.window_number(&object.key)).max();
-    let header = match last {
-        Some(number) => {
-            let window = Window::parse(store.get(&keys.window(number)).await?);
-            Some(window.map_err(|error| unclear(format!("window {number}: {error}")))?.header)
-        }
-        None => None,
+    let numbered = listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size)));
+    let Some((number, size)) = numbered.max() else {
+        return restored(document, None, 0, shards).map_err(unclear);
     };
-    restored(document, header.as_ref(), last.map_or(0, |number| number + 1), shards).map_err(unclear)
+    let footer = Footer::fetch(store, &keys.window(number), size).await.map_err(|error| match error {
+        FetchError::Store(error) => error.into(),
+        FetchError::Window(error) => unclear(format!("window {number}: {error}")),
+    })?;
+    restored(document, Some(&footer.window().header), number + 1, shards).map_err(unclear)
 }
 
 /// A document of a recording, if it is there.
