@@ -23,13 +23,11 @@ use crate::settings::{ClusterArgs, CoordinationArgs, LogArgs, OutsideArgs, Store
 /// If something is not there, or is not what it has to be.
 pub async fn connect(args: &OutsideArgs) -> anyhow::Result<Ports> {
     // One after the other, so that of several things that are not there the same one is named each time.
-    let nats = nats(&args.log, &args.cluster).await?;
-    nats.ensure_streams().await?;
-    let nats = Arc::new(nats);
+    let (log, bus) = log(&args.log, &args.cluster).await?;
     let coordination = coordination(&args.coordination).await?;
     let store = args.store.open().await?;
     check_store(&*store).await?;
-    Ok(Ports { log: nats.clone(), bus: nats, store, coordination })
+    Ok(Ports { log, bus, store, coordination })
 }
 
 /// Connects to the log alone, and makes its streams where they are missing.
