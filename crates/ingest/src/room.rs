@@ -24,7 +24,7 @@ use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
 use roomreel_shared::time::{LogTime, RoomTime};
-use roomreel_shared::window::{Final, Hash, Header, Missing, TrackKey, Window};
+use roomreel_shared::window::{Final, Hash, Header, TrackKey, Window};
 use roomreel_shared::wire;
 
 use self::prelude::Prelude;
@@ -140,16 +140,6 @@ impl DamagedReason {
             Self::TooMany => "too_many",
         }
     }
-}
-
-/// Whether the recording is known to lack what a publisher accepted and nobody forbade, by one of its windows.
-#[must_use]
-pub fn is_incomplete(header: &Header) -> bool {
-    let lacks_packets = header.gaps.iter().any(|gap| match gap.missing {
-        Missing::Network { .. } => false,
-        Missing::Accepted { reason, .. } => !reason.is_intentional(),
-    });
-    lacks_packets || header.carry_over.event_streams.iter().any(|stream| !stream.missing.is_empty())
 }
 
 /// A window that is ready to be committed.

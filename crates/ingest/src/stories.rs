@@ -256,7 +256,7 @@ fn lost_events_are_named() {
     assert_eq!(missing(&folded.windows[5]), [], "it is asked for");
     assert_eq!(folded.lost_events, 1, "it is counted once");
     let last = folded.windows.last().expect("there are windows");
-    assert_eq!((missing(last), crate::room::is_incomplete(&last.header)), (vec![(2, 2)], true));
+    assert_eq!((missing(last), last.header.is_incomplete()), (vec![(2, 2)], true));
     let crashes = (0..12).collect();
     assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), folded.objects(), "I3");
 }

@@ -287,6 +287,18 @@ pub struct Header {
     pub trace_parent: Option<String>,
 }
 
+impl Header {
+    /// Whether the recording is known, by this window, to lack what a publisher accepted and nobody forbade.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        let lacks_packets = self.gaps.iter().any(|gap| match gap.missing {
+            Missing::Network { .. } => false,
+            Missing::Accepted { reason, .. } => !reason.is_intentional(),
+        });
+        lacks_packets || self.carry_over.event_streams.iter().any(|stream| !stream.missing.is_empty())
+    }
+}
+
 /// A window object that was read.
 #[derive(Debug, Clone)]
 pub struct Window {

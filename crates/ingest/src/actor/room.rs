@@ -23,7 +23,7 @@ use super::slot::Slot;
 use super::track::{TrackActor, TrackArguments};
 use crate::config::FoldConfig;
 use crate::metrics::Metrics;
-use crate::room::{Damaged, Identity, RoomFold, RoomOutput, SealedWindow, is_incomplete};
+use crate::room::{Damaged, Identity, RoomFold, RoomOutput, SealedWindow};
 use crate::track::{OpenTrack, TrackOutput};
 use crate::watermark::watermarks;
 
@@ -283,7 +283,7 @@ impl RoomState {
                     return Ok(());
                 }
                 let fold = RoomFold::resume(self.spec.clone(), identity, self.config, &last, &mut outputs)?;
-                self.incomplete |= is_incomplete(&last.header);
+                self.incomplete |= last.header.is_incomplete();
                 self.committed = Some(last.header);
                 fold
             }
@@ -544,7 +544,7 @@ impl RoomState {
             }
         };
         self.metrics.on_committed(window.counts, &window.header.gaps, latency);
-        self.incomplete |= is_incomplete(&window.header);
+        self.incomplete |= window.header.is_incomplete();
         let number = window.header.window;
         let is_last = window.header.end.is_some();
         self.committed = Some(window.header);

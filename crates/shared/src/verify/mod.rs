@@ -152,7 +152,7 @@ impl Checker {
         let missing = window.header.carry_over.event_streams.iter().flat_map(|stream| &stream.missing);
         let missing = missing.map(|range| range.last.saturating_sub(range.first).saturating_add(1));
         self.verdict.missing_events = missing.fold(0, u64::saturating_add);
-        self.verdict.incomplete |= self.verdict.missing_events > 0;
+        self.verdict.incomplete |= window.header.is_incomplete();
         for stored in &window.events {
             if stored.event.room != self.room {
                 let found = &stored.event.room;
@@ -270,7 +270,6 @@ impl Checker {
         let (reason, packets) = match &gap.missing {
             Missing::Network { sequences: (first, last), .. } => ("network", span(*first, *last)),
             Missing::Accepted { reason, packets: (first, last), .. } => {
-                self.verdict.incomplete |= !reason.is_intentional();
                 self.tracks.entry((gap.key.clone(), gap.incarnation)).or_default().declare(*first, *last);
                 (reason_name(*reason), last.map_or(0, |last| span(*first, last)))
             }
