@@ -9,7 +9,7 @@ use bytes::Bytes;
 use roomreel_shared::window::{TrackKey, Window};
 
 use super::wire::{self, Due, Hello, Kind, Ready, Rendered, Start};
-use super::witness::Witness;
+use super::witness::{self, Witness};
 use super::{Jail, jail};
 use crate::documents::quality::TrackQuality;
 use crate::outputs;
@@ -32,7 +32,10 @@ pub fn serve(given: &Jail) -> io::Result<()> {
     let mut from = BufReader::new(io::stdin().lock());
     let mut to = BufWriter::new(io::stdout().lock());
     wire::write_text(&mut to, Kind::Hello, &Hello { lacks })?;
-    answer(&mut from, &mut to, page.map(File::from))
+    if let Some(page) = page {
+        Witness::new(File::from(page)).take_the_stand();
+    }
+    answer(&mut from, &mut to)
 }
 
 /// Does what whoever took this process over would like to do.
@@ -74,27 +77,23 @@ fn tried(to: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::Result<()> {
+fn answer(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let content = match wire::read(from)? {
         Some((Kind::Start, content)) => content,
-        Some((Kind::Order, order)) => return outputs::serve(from, to, &order, page),
+        Some((Kind::Order, order)) => return outputs::serve(from, to, &order),
         _ => return Ok(()),
     };
     let start: Start = wire::read_text(&content)?;
-    if let Some(page) = page {
-        let witness = Witness::new(page);
-        #[cfg(debug_assertions)]
-        let witness = witness.with_fault(start.fault.clone());
-        witness.take_the_stand();
-    }
+    #[cfg(debug_assertions)]
+    witness::strike_at(start.fault.clone());
     let (work, banned) = start.work();
     let mut core = match work.begin() {
         Ok(core) => core,
-        Err(error) => return failed(to, &error),
+        Err(error) => return wire::write_failure(to, &error),
     };
     core.ban(banned);
     let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else {
-        return failed(to, &"there is no encoder");
+        return wire::write_failure(to, &"there is no encoder");
     };
     let ready = Ready { sps: video.sps.to_vec(), pps: video.pps.to_vec(), specific: audio.specific.to_vec() };
     wire::write_text(to, Kind::Ready, &ready)?;
@@ -112,11 +111,11 @@ fn answer(from: &mut impl Read, to: &mut impl Write, page: Option<File>) -> io::
 fn window(core: &mut RenderCore, object: Bytes, to: &mut impl Write) -> io::Result<()> {
     let window = match Window::parse(object) {
         Ok(window) => window,
-        Err(error) => return failed(to, &error),
+        Err(error) => return wire::write_failure(to, &error),
     };
     match core.push_window(&window) {
         Ok(()) => wire::write_text(to, Kind::Due, &Due { next: core.next_number() }),
-        Err(error) => failed(to, &error),
+        Err(error) => wire::write_failure(to, &error),
     }
 }
 
@@ -124,14 +123,10 @@ fn window(core: &mut RenderCore, object: Bytes, to: &mut impl Write) -> io::Resu
 fn next(core: &mut RenderCore, told: &mut BTreeMap<TrackKey, TrackQuality>, to: &mut impl Write) -> io::Result<()> {
     let slice = match core.next_slice() {
         Ok(slice) => slice,
-        Err(error) => return failed(to, &error),
+        Err(error) => return wire::write_failure(to, &error),
     };
     let quality = core.quality();
     wire::write_text(to, Kind::Rendered, &Rendered::new(slice.is_some(), core.next_number(), quality.news(told)))?;
     *told = quality.tracks;
     slice.map_or(Ok(()), |slice| wire::write(to, Kind::Slice, &wire::encode_slice(&slice.encoded)))
-}
-
-fn failed(to: &mut impl Write, why: &impl ToString) -> io::Result<()> {
-    wire::write(to, Kind::Failed, why.to_string().as_bytes())
 }

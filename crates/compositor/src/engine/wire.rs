@@ -202,6 +202,11 @@ pub(crate) fn write_text(to: &mut impl Write, kind: Kind, content: &impl Seriali
     write(to, kind, &text(content))
 }
 
+/// Answers that the render cannot go on.
+pub(crate) fn write_failure(to: &mut impl Write, why: &impl ToString) -> io::Result<()> {
+    write(to, Kind::Failed, why.to_string().as_bytes())
+}
+
 /// Reads a frame; `None` at the end of all.
 pub(crate) fn read(from: &mut impl Read) -> io::Result<Option<(Kind, Bytes)>> {
     let mut start = [0; HEADER_BYTES];

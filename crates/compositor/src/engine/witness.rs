@@ -26,7 +26,7 @@ pub(crate) struct Witness {
     page: File,
     writes: AtomicU32,
     #[cfg(debug_assertions)]
-    fault: Option<super::Fault>,
+    fault: OnceLock<super::Fault>,
 }
 
 /// From now on this track is worked on, at this moment of the room's clock.
@@ -50,19 +50,23 @@ pub(crate) fn done() {
     }
 }
 
+/// For tests: what goes wrong in this process, if it has a page.
+#[cfg(debug_assertions)]
+pub(crate) fn strike_at(fault: Option<super::Fault>) {
+    if let (Some(witness), Some(fault)) = (WITNESS.get(), fault) {
+        // There is one order.
+        let _ = witness.fault.set(fault);
+    }
+}
+
 impl Witness {
     pub(crate) fn new(page: File) -> Self {
         Self {
             page,
             writes: AtomicU32::new(0),
             #[cfg(debug_assertions)]
-            fault: None,
+            fault: OnceLock::new(),
         }
-    }
-
-    #[cfg(debug_assertions)]
-    pub(crate) fn with_fault(self, fault: Option<super::Fault>) -> Self {
-        Self { fault, ..self }
     }
 
     /// From now on this process has a page.
@@ -85,7 +89,7 @@ impl Witness {
         // Where it cannot be written, an older place stands there: somebody else may be blamed, and hardly twice.
         let _ = self.page.write_at(&encode(count, place), 0);
         #[cfg(debug_assertions)]
-        if let (Some(fault), Some((track, _))) = (&self.fault, place) {
+        if let (Some(fault), Some((track, _))) = (self.fault.get(), place) {
             fault.strike(track);
         }
     }

@@ -1,7 +1,6 @@
 //! The process in which files are made of slices and windows: reads requests, answers them with pieces.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
@@ -14,28 +13,23 @@ use super::relay::{self, Made, Order};
 use super::works::Works;
 use super::{Ending, Error};
 use crate::engine::wire::{self, Kind, invalid};
-use crate::engine::witness::Witness;
 
 /// An answer of several files is hardly longer.
 const ANSWER_BYTES: usize = 64 << 20;
 
 /// Serves one order until there are no requests any more.
-pub(crate) fn serve(from: &mut impl Read, to: &mut impl Write, order: &Bytes, page: Option<File>) -> io::Result<()> {
+pub(crate) fn serve(from: &mut impl Read, to: &mut impl Write, order: &Bytes) -> io::Result<()> {
     let order: Order = wire::read_text(order)?;
-    if let Some(page) = page {
-        let witness = Witness::new(page);
-        #[cfg(debug_assertions)]
-        let witness = witness.with_fault(order.fault.clone());
-        witness.take_the_stand();
-    }
+    #[cfg(debug_assertions)]
+    crate::engine::witness::strike_at(order.fault.clone());
     let (keys, pieces) = (order.keys(), Pieces::default());
     let mut works = match Works::new(&order, pieces.clone()) {
         Ok(works) => works,
-        Err(error) => return failed(to, &error),
+        Err(error) => return wire::write_failure(to, &error),
     };
     let answer = |to: &mut _, made: Result<Made, Error>| match made {
         Ok(made) => wire::write(to, Kind::Pieces, &relay::encode(made, pieces.take(), &keys)),
-        Err(error) => failed(to, &error),
+        Err(error) => wire::write_failure(to, &error),
     };
     answer(to, Ok(Made::default()))?;
     while let Some((kind, content)) = wire::read(from)? {
@@ -54,7 +48,7 @@ pub(crate) fn serve(from: &mut impl Read, to: &mut impl Write, order: &Bytes, pa
                 let ending: Ending = wire::read_text(&content)?;
                 return match works.finish(ending) {
                     Ok(notes) => end(to, notes, pieces.take(), &keys),
-                    Err(error) => failed(to, &error),
+                    Err(error) => wire::write_failure(to, &error),
                 };
             }
             _ => return Err(invalid("an answer in place of a request")),
@@ -78,10 +72,6 @@ fn end(to: &mut impl Write, notes: BTreeSet<String>, pieces: Vec<Piece>, keys: &
         }
         wire::write(to, Kind::Pieces, &relay::encode(Made { goes_on: true, ..Made::default() }, some, keys))?;
     }
-}
-
-fn failed(to: &mut impl Write, why: &impl ToString) -> io::Result<()> {
-    wire::write(to, Kind::Failed, why.to_string().as_bytes())
 }
 
 #[cfg(test)]
