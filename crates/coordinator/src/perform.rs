@@ -179,7 +179,7 @@ impl Performer<'_> {
     /// The bucket first, then the keys: killed in between, the next leader finishes again and finds the first final state.
     async fn finish(&self, recording: &Recording, renders: &[RenderId]) -> Result<Effect, Error> {
         let store = &*self.ports.store;
-        let index = index_key(&recording.id);
+        let index = index_key(&recording.tenant, &recording.id);
         let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
         let body = to_json(recording);
         let (recording, body) = match self.bounded(store.create(&index, body.clone())).await? {
@@ -310,8 +310,8 @@ pub fn to_json(value: &impl Serialize) -> Bytes {
 }
 
 /// Where the final state of a recording is indexed: by the day (UTC) in its id, which is that on which its room opened.
-pub fn index_key(recording: &RecordingId) -> Key {
-    key::index(&date_path(recording_date(recording)), recording)
+pub fn index_key(tenant: &TenantId, recording: &RecordingId) -> Key {
+    key::index(tenant, &date_path(recording_date(recording)), recording)
 }
 
 /// A date as the index spells it.
@@ -334,7 +334,7 @@ pub async fn final_state(
     tenant: &TenantId,
     recording: &RecordingId,
 ) -> Result<Option<Recording>, StoreError> {
-    let body = match store.get(&index_key(recording)).await {
+    let body = match store.get(&index_key(tenant, recording)).await {
         Ok(body) => body,
         Err(StoreError::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error),
@@ -349,6 +349,7 @@ mod tests {
 
     #[test]
     fn the_index_goes_by_the_day_in_the_id() {
+        let tenant = TenantId::new("acme").expect("valid");
         for (created_ms, day) in [
             (0, "1970/01/01"),
             (1_700_000_000_000, "2023/11/14"),
@@ -356,11 +357,11 @@ mod tests {
             (1_735_689_600_000, "2025/01/01"),
         ] {
             let id = RecordingId::generate(created_ms, 7);
-            assert_eq!(index_key(&id).as_str(), format!("index/{day}/{id}.json"));
+            assert_eq!(index_key(&tenant, &id).as_str(), format!("index/acme/{day}/{id}.json"));
         }
         for hostile in ["x", "../../etc", "zzzzzzzzzzzzzzzzzzzzzzzzzz", "会議会議会議会議会議"] {
             let id = RecordingId::new(hostile).expect("any text can be spelled");
-            assert!(index_key(&id).as_str().starts_with("index/1970/01/01/"), "{hostile}");
+            assert!(index_key(&tenant, &id).as_str().starts_with("index/acme/1970/01/01/"), "{hostile}");
         }
     }
 }

@@ -110,7 +110,7 @@ impl World {
         Coordinator::start(self.ports(), config).await.expect("good settings")
     }
 
-    async fn put(&self, key: String, value: &impl serde::Serialize) {
+    pub async fn put(&self, key: String, value: &impl serde::Serialize) {
         let put = Change::Put(key, to_json(value), None);
         self.coordination.transact(Vec::new(), vec![put]).await.expect("the store is up");
     }
@@ -263,7 +263,7 @@ impl World {
             if active.is_some() {
                 return None;
             }
-            self.store.get(&index_key(recording)).await.ok()
+            self.store.get(&index_key(&id("acme"), recording)).await.ok()
         })
         .await;
         serde_json::from_slice(&found).expect("a recording")
@@ -333,7 +333,7 @@ async fn a_room_is_recorded_from_its_creation_to_its_end() {
     assert_eq!((finished.windows, finished.duration_ms), (Some(2), Some(8000)));
     assert!(finished.files.contains(&"composites/grid/composite.mp4".to_owned()));
     let document = world.store.get(&keys.recording_json()).await.expect("there");
-    assert_eq!(document, world.store.get(&index_key(&recording.id)).await.expect("there"));
+    assert_eq!(document, world.store.get(&index_key(&recording.tenant, &recording.id)).await.expect("there"));
     let observed = Observed::read(&world.coordination).await.expect("the store is up");
     assert_eq!(observed.revisions.len(), 3, "only the nodes are left: {:?}", observed.revisions);
     // The entries are numbered without a hole, and the start comes first.

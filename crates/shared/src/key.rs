@@ -256,16 +256,16 @@ impl RecordingKeys {
     }
 }
 
-/// What the daily index of recordings begins with; `date` is `yyyy/mm/dd` in UTC.
+/// What a tenant's index of one day's recordings begins with; `date` is `yyyy/mm/dd` in UTC.
 #[must_use]
-pub fn index_prefix(date: &str) -> String {
-    format!("index/{date}/")
+pub fn index_prefix(tenant: &TenantId, date: &str) -> String {
+    format!("index/{}/{date}/", tenant.token())
 }
 
-/// The index entry of a recording on the day it began; `date` is `yyyy/mm/dd` in UTC.
+/// A tenant's index entry of a recording on the day it began; `date` is `yyyy/mm/dd` in UTC.
 #[must_use]
-pub fn index(date: &str, recording: &RecordingId) -> Key {
-    Key(format!("index/{date}/{}.json", recording.token()))
+pub fn index(tenant: &TenantId, date: &str, recording: &RecordingId) -> Key {
+    Key(format!("{}{}.json", index_prefix(tenant, date), recording.token()))
 }
 
 /// What every key of [`probe`] begins with.
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(keys.window_number(&keys.window(u64::MAX)), Some(u64::MAX));
         let name = RecordingName::of(keys.prefix()).expect("ours");
         assert_eq!((name.keys(), RecordingName::of(keys.window(7).as_str())), (keys.clone(), Some(name)));
-        for other in ["", "index/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"] {
+        for other in ["", "index/acme/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"] {
             assert_eq!(RecordingName::of(other), None, "{other}");
         }
     }

@@ -1,5 +1,6 @@
 //! What the handlers do: find recordings, and put requests to the leader.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
@@ -85,17 +86,18 @@ pub async fn list(
     after: Option<&RecordingId>,
     limit: usize,
 ) -> Result<Page, Problem> {
-    let path = date_path(date);
-    let mut ids = std::collections::BTreeSet::new();
-    let prefix = key::index_prefix(&path);
+    let tenant = &principal.tenant;
+    let prefix = key::index_prefix(tenant, &date_path(date));
+    let active = ports.coordination.list(&cluster::recordings_prefix()).await?;
+    let active = active.records.iter().filter_map(|record| json::<ActiveRecording>(record).ok());
+    let active = active.map(|active| active.recording).filter(|recording| recording.tenant == *tenant);
+    let today = |id: &RecordingId| index_key(tenant, id).as_str().starts_with(&prefix);
+    let mut ids: BTreeSet<_> = active.map(|recording| recording.id).filter(today).collect();
+    // The index last: a recording that ends between the two is in it before it is no longer active.
     for listed in ports.store.list(&prefix).await? {
         let token = listed.key.file_name().strip_suffix(".json").unwrap_or_default();
         ids.extend(RecordingId::from_token(token));
     }
-    let active = ports.coordination.list(&cluster::recordings_prefix()).await?;
-    let active = active.records.iter().filter_map(|record| json::<ActiveRecording>(record).ok());
-    let today = |id: &RecordingId| index_key(id).as_str().starts_with(&prefix);
-    ids.extend(active.map(|active| active.recording.id).filter(today));
     let mut page = Page::default();
     let ids = ids.into_iter().filter(|id| after.is_none_or(|after| id > after));
     let looks = ids.map(|id| async move { (look_at(ports, principal, &id).await, id) });

@@ -1,6 +1,8 @@
 //! The API over in-memory backends, with a real leader behind it where one is needed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -9,12 +11,16 @@ use axum::http::{Method, Request, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use roomreel_backends::memory::faults::{Faults, Operation};
+use roomreel_shared::cluster::{self, ActiveRecording};
 use roomreel_shared::event::EventKind;
+use roomreel_shared::id::RecordingId;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::late::{LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
-use roomreel_shared::ports::ObjectStore as _;
+use roomreel_shared::ports::{Change, Coordination as _, ObjectStore as _};
 use roomreel_shared::recording::{Recording, State};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -24,7 +30,7 @@ use super::auth::{AuthConfig, KeySource, Refused, Verifier};
 use super::problem::Problem;
 use super::service::Page;
 use super::{ApiState, MAX_BODY_BYTES, router, routes};
-use crate::perform::to_json;
+use crate::perform::{index_key, to_json};
 use crate::testing::{auto, id};
 use crate::tests::{World, until};
 
@@ -344,6 +350,79 @@ async fn a_recording_is_started_shown_paused_stopped_and_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_day_is_paged_through_without_a_trace_of_other_tenants() {
+    let mut world = World::new().await;
+    world.open("standup", auto()).await;
+    let coordinator = world.coordinator("a").await;
+    world.the_recording().await;
+    let template = world.recordings().await.remove(0);
+    coordinator.kill();
+    let caller = Caller::new(&world);
+    // In the order of ids they take turns; some are final, some active, some are about to be forgotten as active.
+    for n in 0_u64..60 {
+        let (id, tenant) = (RecordingId::generate(1_700_000_000_000 + n, 0), id(["acme", "other"][n as usize % 2]));
+        let recording = Recording { id, tenant, ..template.recording.clone() };
+        if n % 5 < 3 {
+            let ended = Recording { state: State::Complete, ..recording.clone() };
+            let key = index_key(&recording.tenant, &recording.id);
+            world.store.put(&key, to_json(&ended)).await.expect("the store is up");
+        }
+        if n % 5 >= 2 {
+            let active = ActiveRecording { recording, ..template.clone() };
+            world.put(cluster::recording_key(&active.recording.id), &active).await;
+        }
+    }
+    for (tenant, first) in [("acme", 0), ("other", 1)] {
+        let own: Vec<_> = (first..60).step_by(2).map(|n| RecordingId::generate(1_700_000_000_000 + n, 0)).collect();
+        for limit in [1, 7, 30, 200] {
+            let (mut seen, mut after) = (Vec::new(), String::new());
+            loop {
+                let path = format!("/v1/recordings?date=2023-11-14&limit={limit}{after}");
+                let (status, body) = caller.call(Method::GET, &path, &with(json!({ "tenant": tenant })), "").await;
+                assert_eq!(status, StatusCode::OK);
+                let page: Page = serde_json::from_slice(&body).expect("a page");
+                assert!(page.recordings.len() <= limit && page.recordings.iter().all(|one| one.tenant == id(tenant)));
+                seen.extend(page.recordings.into_iter().map(|recording| recording.id));
+                let Some(next) = page.next else { break };
+                assert!(own.contains(&next), "{next} is not of {tenant}");
+                after = format!("&after={next}");
+            }
+            assert_eq!(seen, own, "{tenant} by {limit}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_that_ends_while_a_day_is_listed_is_listed() {
+    let mut world = World::new().await;
+    world.open("standup", auto()).await;
+    let coordinator = world.coordinator("a").await;
+    let recording = world.the_recording().await;
+    coordinator.kill();
+    // It ends between the two listings, whichever comes first.
+    let (store, coordination) = (world.store.clone(), world.coordination.clone());
+    let ended = Recording { state: State::Complete, ..recording.clone() };
+    let listings = AtomicU64::new(0);
+    let faults: Arc<dyn Faults> = Arc::new(move |operation: Operation, prefix: &str| {
+        let lists = operation == Operation::List || prefix == cluster::recordings_prefix();
+        if lists && listings.fetch_add(1, Ordering::SeqCst) == 1 {
+            let key = index_key(&ended.tenant, &ended.id);
+            let put = store.put(&key, to_json(&ended));
+            put.now_or_never().expect("memory is there at once").expect("the store is up");
+            let gone = vec![Change::Delete(cluster::recording_key(&ended.id))];
+            coordination.transact(Vec::new(), gone).now_or_never().expect("so is this").expect("the store is up");
+        }
+        None
+    });
+    world.store = world.store.with_faults(faults.clone());
+    world.coordination = world.coordination.with_faults(faults);
+    let path = format!("/v1/recordings?date={}", OffsetDateTime::now_utc().date());
+    let (_, body) = Caller::new(&world).call(Method::GET, &path, &claims(), "").await;
+    let page: Page = serde_json::from_slice(&body).expect("a page");
+    assert_eq!(page.recordings.into_iter().map(|one| one.id).collect::<Vec<_>>(), [recording.id]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_recording_is_rendered_again() {
     let mut world = World::new().await;
     world.open("standup", auto()).await;
@@ -487,11 +566,10 @@ async fn an_idempotency_key_starts_one_recording() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_leader_the_caller_is_told_and_nothing_is_left_behind() {
-    use roomreel_shared::ports::Coordination as _;
     let world = World::new().await;
     let caller = Caller::new(&world);
     assert_eq!(caller.problem(Method::POST, "/v1/rooms/r/recordings", &claims(), "").await, (503, 1002));
-    let left = world.coordination.list(&roomreel_shared::cluster::requests_prefix()).await.expect("up");
+    let left = world.coordination.list(&cluster::requests_prefix()).await.expect("up");
     assert!(left.records.is_empty());
 }
 
