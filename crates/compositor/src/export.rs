@@ -77,6 +77,8 @@ pub struct ExportedFile {
     pub span_us: (i64, i64),
     /// Pictures or packets.
     pub count: u64,
+    /// The camera was turned meanwhile: the file says how it was held when it began.
+    pub is_turned: bool,
 }
 
 /// The files of one track, named one after another.
@@ -99,13 +101,20 @@ impl Files {
         };
         let file = OpenFile::create(&*self.maker, &name)?;
         let (peer, codec) = (self.peer.clone(), codec.to_owned());
-        self.written.push(ExportedFile { name, peer, codec, span_us: (i64::MAX, 0), count: 0 });
+        self.written.push(ExportedFile { name, peer, codec, span_us: (i64::MAX, 0), count: 0, is_turned: false });
         Ok(Some(file))
     }
 
     /// Number of the file that was begun last.
     fn newest(&self) -> usize {
         self.written.len().saturating_sub(1)
+    }
+
+    /// The camera is held otherwise than when the newest file began.
+    fn turn(&mut self) {
+        if let Some(file) = self.written.last_mut() {
+            file.is_turned = true;
+        }
     }
 
     /// Notes what went into a file.

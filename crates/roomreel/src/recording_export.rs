@@ -131,7 +131,8 @@ fn text(files: &[ExportedFile]) -> String {
     line("file                                     codec      from s      to s     count".to_owned());
     for file in files {
         let (from, to) = (file.span_us.0 as f64 / 1e6, file.span_us.1 as f64 / 1e6);
-        line(format!("{:<40} {:<6} {from:>10.3} {to:>9.3} {:>9}", file.name, file.codec, file.count));
+        let turned = if file.is_turned { "  the camera was turned: shown as it was held first" } else { "" };
+        line(format!("{:<40} {:<6} {from:>10.3} {to:>9.3} {:>9}{turned}", file.name, file.codec, file.count));
     }
     out
 }

@@ -7,6 +7,7 @@ use ffmpeg_the_third as ffmpeg;
 use roomreel_shared::event::Codec;
 
 use super::{Error, OpenFile};
+use crate::depacketize::orientation::Orientation;
 use crate::mux::libav::{Muxer, StreamFormat};
 
 /// What is asked of containers that can choose their clock: RTP's for video.
@@ -18,6 +19,8 @@ pub(super) struct MediaFormat {
     pub(super) codec: Codec,
     /// Pixels; zero for sound.
     pub(super) size: (u32, u32),
+    /// How the camera was held.
+    pub(super) orientation: Orientation,
     /// Samples per second; zero for video.
     pub(super) sample_rate: u32,
     /// Zero for video.
@@ -27,9 +30,10 @@ pub(super) struct MediaFormat {
 }
 
 impl MediaFormat {
-    /// Whether media of this format can go on in a file that was begun with `begun`: sizes are in the key pictures.
+    /// Whether media of this format can go on in a file that was begun with `begun`: sizes are in the key pictures, and a camera that is
+    /// turned is the same camera.
     pub(super) fn continues(&self, begun: &Self) -> bool {
-        Self { size: begun.size, ..self.clone() } == *begun
+        Self { size: begun.size, orientation: begun.orientation, ..self.clone() } == *begun
     }
 
     /// Extension of the file and libavformat's name of the container.
@@ -71,6 +75,7 @@ impl Container {
         let (name, sink) = file.into_sink();
         let format = StreamFormat {
             size: media.size,
+            degrees_clockwise: media.orientation.degrees_clockwise(),
             bits_per_sample: match media.codec {
                 Codec::Pcmu | Codec::Pcma => 8,
                 Codec::G722 => 4,

@@ -13,6 +13,7 @@ use super::container::{Container, MediaFormat};
 use super::{Error, Files};
 use crate::decode::{SAMPLE_RATE, VideoDecoder};
 use crate::depacketize::audio::duration_samples;
+use crate::depacketize::orientation::Orientation;
 use crate::depacketize::reorder::Popped;
 use crate::depacketize::{CodedPicture, parameters};
 use crate::track::{Assembler, Intake, LAYER_OFF_US};
@@ -39,6 +40,11 @@ impl Current {
         Ok(true)
     }
 
+    /// How the camera was held when the file began.
+    fn orientation(&self) -> Orientation {
+        self.0.as_ref().map_or_else(Orientation::default, |(begun, _)| begun.orientation)
+    }
+
     fn write(&mut self, data: &[u8], at_us: i64, duration_us: i64, key: bool, files: &mut Files) -> Result<(), Error> {
         let Some((_, container)) = &mut self.0 else { return Ok(()) };
         container.write(data, at_us, duration_us, key)?;
@@ -62,13 +68,21 @@ struct Picture {
     time: RoomTime,
     ssrc: Ssrc,
     payload_type: PayloadType,
+    orientation: Orientation,
     coded: CodedPicture,
+}
+
+/// One simulcast layer, or the only stream there is.
+#[derive(Default)]
+struct Layer {
+    assembler: Assembler,
+    orientation: Orientation,
 }
 
 /// A camera or a screen.
 pub(super) struct Video {
     producer: Producer,
-    layers: BTreeMap<Ssrc, Assembler>,
+    layers: BTreeMap<Ssrc, Layer>,
     followed: Option<Followed>,
     current: Current,
 }
@@ -89,8 +103,10 @@ impl Video {
         for (ssrc, stream) in intake.streams() {
             let layer = self.layers.entry(ssrc).or_default();
             while let Some(packets) = stream.order.pop_picture_before(end) {
-                if let Ok(coded) = layer.picture(&packets, &self.producer) {
-                    pictures.push(Picture { time: packets.time, ssrc, payload_type: packets.payload_type, coded });
+                layer.orientation = packets.orientation.unwrap_or(layer.orientation);
+                let (time, payload_type, orientation) = (packets.time, packets.payload_type, layer.orientation);
+                if let Ok(coded) = layer.assembler.picture(&packets, &self.producer) {
+                    pictures.push(Picture { time, ssrc, payload_type, orientation, coded });
                 }
             }
         }
@@ -109,7 +125,7 @@ impl Video {
         let coded = &picture.coded;
         let is_followed = self.followed.as_ref().is_some_and(|followed| followed.ssrc == picture.ssrc);
         if coded.is_key {
-            let Some(format) = format_of(codec, coded) else { return Ok(()) };
+            let Some(format) = format_of(codec, coded, picture.orientation) else { return Ok(()) };
             let pixels = u64::from(format.size.0) * u64::from(format.size.1);
             let is_better = self.followed.as_ref().is_none_or(|followed| {
                 pixels > followed.pixels || picture.time.micros_since(followed.newest) > LAYER_OFF_US
@@ -127,7 +143,11 @@ impl Video {
         let Some(followed) = &mut self.followed else { return Ok(()) };
         followed.newest = picture.time;
         let at_us = picture.time.micros_since(start);
-        self.current.write(&coded.data, at_us, USUAL_PICTURE_US, coded.is_key, files)
+        self.current.write(&coded.data, at_us, USUAL_PICTURE_US, coded.is_key, files)?;
+        if picture.orientation != self.current.orientation() {
+            files.turn();
+        }
+        Ok(())
     }
 
     pub(super) fn finish(mut self) -> Result<(), Error> {
@@ -146,14 +166,14 @@ fn begin_with_largest(pictures: &mut Vec<Picture>) {
 }
 
 /// What a container is to say of the pictures that begin with this key picture; `None` if it has no size.
-pub(super) fn format_of(codec: Codec, key: &CodedPicture) -> Option<MediaFormat> {
+pub(super) fn format_of(codec: Codec, key: &CodedPicture, orientation: Orientation) -> Option<MediaFormat> {
     let size = key.size.or_else(|| {
         // The payload formats of H.265 and AV1 do not tell; the decoder does.
         let (_, picture) = VideoDecoder::new(&codec).ok()?.decode(&key.data, 0).ok()?.pop()?;
         Some((picture.width() as u32, picture.height() as u32))
     })?;
     let extradata = parameters(&codec, &key.data);
-    Some(MediaFormat { codec, size, sample_rate: 0, channels: 0, extradata })
+    Some(MediaFormat { codec, size, orientation, sample_rate: 0, channels: 0, extradata })
 }
 
 /// A microphone, or the sound of a screen.
@@ -205,7 +225,8 @@ pub(super) fn sound_format(codec: &Codec, channels: u8) -> MediaFormat {
         Codec::G722 => (16_000, Vec::new()),
         _ => (8000, Vec::new()),
     };
-    MediaFormat { codec: codec.clone(), size: (0, 0), sample_rate, channels, extradata }
+    let orientation = Orientation::default();
+    MediaFormat { codec: codec.clone(), size: (0, 0), orientation, sample_rate, channels, extradata }
 }
 
 /// The identification header (RFC 7845 section 5.1); no samples are skipped, so that the first one keeps its time.

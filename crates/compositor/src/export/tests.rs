@@ -5,30 +5,34 @@ use std::process::Command;
 
 use ffmpeg_the_third as ffmpeg;
 
+use bytes::Bytes;
 use ffmpeg::codec::Context;
 use ffmpeg::format::{Pixel, Sample, sample};
 use ffmpeg::{ChannelLayout, Dictionary, frame};
-use roomreel_shared::event::Codec;
+use roomreel_shared::event::{Codec, HeaderExtension};
 
 use super::container::Container;
 use super::playable::{format_of, sound_format};
 use super::*;
 use crate::depacketize::CodedPicture;
+use crate::depacketize::orientation::{self, Orientation};
 use crate::frame::Canvas;
 use crate::mux::libav::ByteSink;
-use crate::render::tests::windows;
+use crate::render::tests::{coded, vp8, windows};
+use crate::track::tests_support::{ORIENTATION_ID, codec, producer, rtp, with_orientation};
+
+fn run(tool: &str, arguments: &[&str]) -> String {
+    let output = Command::new(tool).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{tool}: {error} (apt-get install ffmpeg)"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Matroska tells the number of channels and no layout; ffmpeg says what it makes of that.
+    let said: Vec<_> = said.lines().filter(|line| !line.starts_with("Guessed Channel Layout")).collect();
+    assert!(output.status.success() && said.is_empty(), "{tool} {arguments:?}: {said:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
 
 /// Decodes the file without a warning; where its media begins and how long it lasts, seconds.
 fn look_at(file: &Path) -> (f64, f64) {
-    let run = |tool: &str, arguments: &[&str]| {
-        let output = Command::new(tool).args(arguments).output();
-        let output = output.unwrap_or_else(|error| panic!("{tool}: {error} (apt-get install ffmpeg)"));
-        let said = String::from_utf8_lossy(&output.stderr);
-        // Matroska tells the number of channels and no layout; ffmpeg says what it makes of that.
-        let said: Vec<_> = said.lines().filter(|line| !line.starts_with("Guessed Channel Layout")).collect();
-        assert!(output.status.success() && said.is_empty(), "{tool} {}: {said:?}", file.display());
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
     let path = file.to_str().expect("a path in UTF-8");
     run("ffmpeg", &["-nostdin", "-v", "warning", "-xerror", "-i", path, "-f", "null", "-"]);
     let packets = ["-v", "warning", "-show_entries", "packet=pts_time", "-of", "csv=p=0", path];
@@ -120,6 +124,94 @@ fn a_track_that_cannot_be_written_costs_no_other() {
     }
 }
 
+/// Pictures that are bright at the top left.
+fn marked(name: &str, options: &[(&str, &str)]) -> Vec<Bytes> {
+    coded(name, options, (320, 180), 10, |canvas, _| {
+        canvas.fill([40, 128, 128]);
+        let stride = canvas.stride(0);
+        canvas.plane_mut(0).chunks_mut(stride).take(90).for_each(|row| row[..160].fill(200));
+    })
+}
+
+/// How a player shows its first picture: whether that is upright, and where it is bright: at the right, at the bottom.
+fn shown(file: &Path) -> (bool, (bool, bool)) {
+    let path = file.to_str().expect("a path in UTF-8");
+    let turned = ["-v", "warning", "-show_entries", "stream_side_data=rotation", "-of", "csv=p=0", path];
+    let is_upright = ["90", "-90"].contains(&run("ffprobe", &turned).trim());
+    let raw = ["-nostdin", "-v", "warning", "-i", path, "-frames:v", "1", "-pix_fmt", "gray", "-f", "rawvideo", "-"];
+    let luma = Command::new("ffmpeg").args(raw).output().expect("ffmpeg").stdout;
+    let (width, height) = if is_upright { (180, 320) } else { (320, 180) };
+    assert_eq!(luma.len(), width * height, "{path}");
+    let quarter = |is_right: bool, is_bottom: bool| {
+        luma[(height / 4 + usize::from(is_bottom) * height / 2) * width + width / 4 + usize::from(is_right) * width / 2]
+    };
+    let quarters = [(false, false), (true, false), (false, true), (true, true)];
+    let bright: Vec<_> = quarters.into_iter().filter(|(right, bottom)| quarter(*right, *bottom) > 150).collect();
+    assert_eq!(bright.len(), 1, "{path}: {bright:?}");
+    (is_upright, bright[0])
+}
+
+#[test]
+fn players_show_upright_how_the_camera_was_held() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let of = [
+        (Codec::Vp8, marked("libvpx", &[("deadline", "realtime"), ("cpu-used", "8"), ("lag-in-frames", "0")])),
+        (Codec::H264, marked("libx264", &[("preset", "veryfast"), ("tune", "zerolatency")])),
+    ];
+    for (codec, media) in of {
+        for (value, expected) in [
+            (0, (false, (false, false))),
+            (1, (true, (true, false))),
+            (2, (false, (true, true))),
+            (3, (true, (false, true))),
+        ] {
+            let name = format!("{}-{value}", codec.name());
+            let file = OpenFile::create(&Directory(directory.path().to_owned()), &name).expect("it is begun");
+            let key = CodedPicture { data: media[0].clone(), is_key: true, size: None };
+            let held = Orientation::parse(&[value]).expect("a byte");
+            let format = format_of(codec.clone(), &key, held).expect("it has a size");
+            let mut container = Container::create(file, &format).expect("libavformat knows it");
+            for (index, data) in (0..).zip(&media) {
+                container.write(data, index * 100_000, 100_000, index == 0).expect("it is written");
+            }
+            container.finish().expect("it ends");
+            assert_eq!(shown(&directory.path().join(&name)), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_file_says_how_the_camera_was_held_when_it_began() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut producer = producer(vec![codec(96, Codec::Vp8, 90_000)]);
+    producer.header_extensions = vec![HeaderExtension { id: ORIENTATION_ID, uri: orientation::URI.to_owned() }];
+    for (held, turned, is_turned) in [(1, 1, false), (1, 0, true)] {
+        let (mut intake, mut video) = (Intake::new(producer.clone()), Video::new(producer.clone()));
+        let mut clock = ParticipantClock::default();
+        for (index, picture) in (0_u16..).zip(vp8(10, |_| [100, 128, 128])) {
+            let at = i64::from(index) * 100_000;
+            let packet = rtp(1, 96, index, u32::from(index) * 9000, true, &[&[0x10], &picture[..]].concat(), at);
+            let packet = match index {
+                0 => with_orientation(&packet, held),
+                6 => with_orientation(&packet, turned),
+                _ => packet,
+            };
+            intake.receive(&packet, &mut clock);
+        }
+        intake.place(&clock);
+        let maker = Arc::new(Directory(directory.path().to_owned()));
+        let mut files = Files { maker, stem: format!("to-{turned}"), peer: producer.peer.clone(), written: Vec::new() };
+        let start = RoomTime::from_micros(0);
+        video.write_before(RoomTime::from_micros(i64::MAX), start, &mut intake, &mut files).expect("it is written");
+        video.finish().expect("it ends");
+        let [file] = &files.written[..] else { panic!("one file: {:?}", files.written) };
+        assert_eq!((file.count, file.is_turned), (10, is_turned));
+        let turned = ["-v", "warning", "-show_entries", "stream_side_data=rotation", "-of", "csv=p=0"];
+        let path = directory.path().join(&file.name);
+        assert_eq!(run("ffprobe", &[&turned[..], &[path.to_str().expect("UTF-8")]].concat()).trim(), "-90");
+    }
+}
+
 fn video(name: &str, options: &[(&str, &str)]) -> Vec<Vec<u8>> {
     let codec = ffmpeg::encoder::find_by_name(name).unwrap_or_else(|| panic!("libavcodec has no {name}"));
     let mut video = Context::new_with_codec(codec).encoder().video().expect("a video encoder");
@@ -201,7 +293,7 @@ fn every_codec_has_a_container() {
     ] {
         let media = video(name, options);
         let key = CodedPicture { data: media[0].clone().into(), is_key: true, size: None };
-        let format = format_of(codec, &key).expect("it has a size");
+        let format = format_of(codec, &key, Orientation::default()).expect("it has a size");
         assert_eq!(format.size, (320, 180));
         write(format, &media, 100_000);
     }

@@ -9,6 +9,7 @@ use ffmpeg::packet::Mut as _;
 use ffmpeg::{Packet, ffi};
 use ffmpeg_the_third as ffmpeg;
 
+use super::turn::{self, Flat};
 use crate::decode::silence_libav;
 
 /// Bytes that libavformat gathers before it writes.
@@ -38,6 +39,8 @@ pub(crate) struct StreamFormat {
     pub(crate) codec: ffi::AVCodecID,
     /// Pixels; zero for sound.
     pub(crate) size: (u32, u32),
+    /// By how much pictures are to be turned before they are shown.
+    pub(crate) degrees_clockwise: u16,
     /// Samples per second; zero for video.
     pub(crate) sample_rate: u32,
     /// Zero for video.
@@ -63,6 +66,7 @@ impl StreamFormat {
         Self {
             codec,
             size: (0, 0),
+            degrees_clockwise: 0,
             sample_rate,
             channels,
             bits_per_sample: 0,
@@ -97,6 +101,8 @@ impl Muxer {
     pub(crate) fn create(container: &str, streams: &[StreamFormat], sink: Box<dyn ByteSink>) -> io::Result<Self> {
         silence_libav();
         let name = CString::new(container).map_err(io::Error::other)?;
+        let is_turned = streams.iter().any(|format| format.degrees_clockwise > 0);
+        let sink = if is_turned && turn::is_matroska(container) { Box::new(Flat(sink)) } else { sink };
         let io = Box::new(Io { sink: Some(sink), position: 0, length: 0, error: None });
         let timescales = streams.iter().map(|stream| stream.timescale).collect();
         let mut muxer = Self { context: std::ptr::null_mut(), io, timescales };
@@ -127,6 +133,9 @@ impl Muxer {
                 }
                 (*stream).time_base = ffi::AVRational { num: 1, den: format.timescale as c_int };
                 describe((*stream).codecpar, format)?;
+                if format.degrees_clockwise > 0 {
+                    turn::declare(stream, container, format.degrees_clockwise)?;
+                }
             }
             let result = ffi::avformat_write_header(muxer.context, std::ptr::null_mut());
             muxer.check(result)?;

@@ -9,6 +9,7 @@ mod boxes;
 pub(crate) mod libav;
 mod parse;
 mod tables;
+mod turn;
 
 pub use boxes::{fragment, init_segment};
 pub use parse::{Error, parse_fragment, parse_table};

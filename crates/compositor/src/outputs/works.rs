@@ -165,8 +165,12 @@ impl Works {
             storyboard.finish(ending.length_us.unwrap_or(0), &self.names, &self.pieces)?;
         }
         for tracks in self.tracks {
-            let (_, notes) = tracks.finish()?;
+            let (files, notes) = tracks.finish()?;
             self.notes.extend(notes);
+            let turned = files.iter().filter(|file| file.is_turned);
+            self.notes.extend(
+                turned.map(|file| format!("{}: the camera was turned; it says how it was held first", file.name)),
+            );
         }
         Ok(self.notes)
     }

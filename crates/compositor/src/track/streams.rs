@@ -10,7 +10,7 @@ use roomreel_shared::rtp::PacketView;
 use roomreel_shared::time::RoomTime;
 
 use super::assemble::Assembler;
-use super::tests_support::{codec, producer, rtp};
+use super::tests_support::{ORIENTATION_ID, codec, producer, rtp, with_orientation};
 use super::{VideoQuality, VideoTrack};
 use crate::decode::VideoDecoder;
 use crate::depacketize::VideoDepacketizer;
@@ -125,26 +125,19 @@ fn a_lost_picture_of_an_upper_layer_freezes_nothing() {
 #[test]
 fn a_phone_that_is_held_upright_is_shown_upright() {
     let mut media = producer(vec![codec(96, Codec::Vp8, 90_000)]);
-    media.header_extensions = vec![HeaderExtension { id: 3, uri: orientation::URI.to_owned() }];
+    media.header_extensions = vec![HeaderExtension { id: ORIENTATION_ID, uri: orientation::URI.to_owned() }];
     let mut track = VideoTrack::new(media);
     let mut participant = ParticipantClock::default();
     for (index, picture) in (0_u16..).zip(vp8_of((320, 180), 9999, 10, |index| [index as u8, 128, 128])) {
         let at = i64::from(index) * 100_000;
         let packet = rtp(1, 96, index, u32::from(index) * 9000, true, &[&[0x10], &picture[..]].concat(), at);
-        let PacketData::Rtp(plain) = &packet.data else { panic!("it is RTP") };
         // Said with the key picture, then when the phone is turned.
-        let value = match index {
-            0 => 1,
-            6 => 0,
-            _ => {
-                track.receive(&packet, &mut participant);
-                continue;
-            }
+        let packet = match index {
+            0 => with_orientation(&packet, 1),
+            6 => with_orientation(&packet, 0),
+            _ => packet,
         };
-        let extension = [0xbe, 0xde, 0, 1, 0x30, value, 0, 0];
-        let bytes = [&[plain[0] | 0x10], &plain[1..12], &extension, &plain[12..]].concat();
-        let data = PacketData::Rtp(bytes.into());
-        track.receive(&Packet { time: packet.time, data }, &mut participant);
+        track.receive(&packet, &mut participant);
     }
     track.place(&participant);
     let sizes = (0..10).map(|index| {

@@ -7,6 +7,17 @@ use roomreel_shared::policy::TrackKind;
 use roomreel_shared::rtp::PayloadType;
 use roomreel_shared::time::RoomTime;
 
+/// Of the header extension that [`with_orientation`] writes.
+pub(crate) const ORIENTATION_ID: u8 = 3;
+
+/// The packet, which says how the camera was held.
+pub(crate) fn with_orientation(packet: &Packet, value: u8) -> Packet {
+    let PacketData::Rtp(plain) = &packet.data else { panic!("it is RTP") };
+    let extension = [0xbe, 0xde, 0, 1, ORIENTATION_ID << 4, value, 0, 0];
+    let bytes = [&[plain[0] | 0x10], &plain[1..12], &extension, &plain[12..]].concat();
+    Packet { time: packet.time, data: PacketData::Rtp(bytes.into()) }
+}
+
 pub(crate) fn codec(payload_type: u8, codec: Codec, clock_rate: u32) -> CodecParameters {
     let channels = if codec == Codec::Opus { 2 } else { 1 };
     CodecParameters { payload_type: PayloadType(payload_type), codec, clock_rate, channels, fmtp: String::new() }
