@@ -156,8 +156,10 @@ pub struct RenderCore {
     start: Option<RoomTime>,
     /// Slice 0 begins this much after the recording.
     from: Duration,
-    /// The frames to go through before the first slice, as far as it is not done.
+    /// The frames to go through before the first slice, as far as it is not done; `None` when it is.
     warm_up: Option<Range<i64>>,
+    /// Who has the stage is known up to the warm-up.
+    is_staged: bool,
     tracks: BTreeMap<TrackKey, Track>,
     clocks: BTreeMap<(SfuId, PeerId), ParticipantClock>,
     orphans: Vec<(TrackKey, Packet)>,
@@ -197,6 +199,7 @@ impl RenderCore {
             start: None,
             from: Duration::ZERO,
             warm_up: None,
+            is_staged: false,
             tracks: BTreeMap::new(),
             clocks: BTreeMap::new(),
             orphans: Vec::new(),
@@ -288,7 +291,7 @@ impl RenderCore {
     /// Takes the next window of the chain.
     ///
     /// # Errors
-    /// [`Error::WrongRecording`].
+    /// [`Error::WrongRecording`]; [`Error::Encode`] as [`Self::next_slice`].
     pub fn push_window(&mut self, window: &Window) -> Result<(), Error> {
         let header = &window.header;
         if header.recording != self.fold.recording || header.room != self.fold.room || header.tenant != self.fold.tenant
@@ -334,7 +337,7 @@ impl RenderCore {
         }
         witness::done();
         self.pass_before_warm_up(start, header.room_seen);
-        Ok(())
+        self.begin_warm_up(start)
     }
 
     /// What is given of the time before the warm-up is only there to be built upon: it does not pile up.
@@ -349,6 +352,30 @@ impl RenderCore {
                 video.pass(complete);
             }
         }
+    }
+
+    /// Goes through those frames of the warm-up that nothing to come can change: else all of its packets would wait for the first slice,
+    /// half a minute of every layer of everybody. The last one is left to the slice, with whose samples its own end.
+    fn begin_warm_up(&mut self, start: RoomTime) -> Result<(), Error> {
+        let Some(mut frames) = self.warm_up.clone() else { return Ok(()) };
+        let last = frames.end - 1;
+        frames.end = frames.start;
+        while frames.end < last && self.schedule.is_complete(self.time_of(start, frames.end + 1)) {
+            frames.end += 1;
+        }
+        if frames.is_empty() {
+            return Ok(());
+        }
+        self.warm_up = Some(frames.end..last + 1);
+        let samples_end = (frames.end * i64::from(SAMPLE_RATE)).div_euclid(i64::from(self.spec.fps));
+        self.warm_up(start, frames, samples_end)
+    }
+
+    fn warm_up(&mut self, start: RoomTime, frames: Range<i64>, samples_end: i64) -> Result<(), Error> {
+        if !std::mem::replace(&mut self.is_staged, true) {
+            self.tell_stage(start, self.time_of(start, frames.start));
+        }
+        self.go_through(start, frames, samples_end, true)
     }
 
     /// When a frame is shown.
@@ -433,8 +460,7 @@ impl RenderCore {
         let Some(start) = self.start else { return Ok(()) };
         let fps = u64::from(self.spec.fps);
         if let Some(warm_up) = self.warm_up.take() {
-            self.tell_stage(start, self.time_of(start, warm_up.start));
-            self.go_through(start, warm_up, self.grid.first_sample(self.first), true)?;
+            self.warm_up(start, warm_up, self.grid.first_sample(self.first).cast_signed())?;
             self.forget_ended();
         }
         let frames = self.grid.frames(due.number);
@@ -443,18 +469,17 @@ impl RenderCore {
         let frames_end = (end_us * fps).div_ceil(1_000_000).clamp(frames.start + 1, frames.end.max(frames.start + 1));
         let samples_end =
             if due.last { end_us * u64::from(SAMPLE_RATE) / 1_000_000 } else { self.grid.first_sample(due.number + 1) };
-        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end, false)
+        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end.cast_signed(), false)
     }
 
     fn go_through(
         &mut self,
         start: RoomTime,
         frames: Range<i64>,
-        samples_end: u64,
+        samples_end: i64,
         is_skipped: bool,
     ) -> Result<(), Error> {
         let fps = i64::from(self.spec.fps);
-        let samples_end = samples_end.cast_signed();
         let mut frame = frames.start;
         while frame < frames.end {
             self.room.advance(self.time_of(start, frame));

@@ -163,20 +163,27 @@ impl SliceSchedule {
         }
         let last = end >= length;
         let end = end.min(length);
-        let complete_at = room_start + self.stretch.start + end + REORDER_ALLOWANCE;
-        let passed = |seen: &Seen, log: LogTime| {
-            let missing_us = complete_at.micros_since(seen.room);
-            missing_us <= 0 || log.micros_since(seen.log) >= missing_us
-        };
-        // A clock of the room that stands still while the room is heard was set back: the log stands in for it.
-        let is_due = self.room.iter().all(|room| passed(room, self.heard))
-            && self.live.values().all(|track| passed(track, self.log));
+        let is_due = self.is_complete(room_start + self.stretch.start + end);
         if !is_due {
             return None;
         }
         self.finished = last;
         self.next += 1;
         Some(DueSlice { number, start, end, last })
+    }
+
+    /// Whether the windows have brought all that happened before `t`, and what came late of it.
+    #[must_use]
+    pub fn is_complete(&self, t: RoomTime) -> bool {
+        let complete_at = t + REORDER_ALLOWANCE;
+        let passed = |seen: &Seen, log: LogTime| {
+            let missing_us = complete_at.micros_since(seen.room);
+            missing_us <= 0 || log.micros_since(seen.log) >= missing_us
+        };
+        // A clock of the room that stands still while the room is heard was set back: the log stands in for it.
+        self.end.is_some()
+            || self.room.iter().all(|room| passed(room, self.heard))
+                && self.live.values().all(|track| passed(track, self.log))
     }
 
     /// The final window is in and every slice has been given out.

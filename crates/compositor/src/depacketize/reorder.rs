@@ -142,6 +142,11 @@ impl Reorder {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The packet whose turn is next.
     #[must_use]
     pub fn peek(&self) -> Option<&MediaPacket> {

@@ -302,6 +302,26 @@ fn a_render_that_takes_over_goes_on_with_equal_pictures() {
 }
 
 #[test]
+fn a_warm_up_does_not_wait_for_the_slice() {
+    let mut core = RenderCore::new(spec(), fold()).expect("a layout and an encoder");
+    core.skip_to(2).expect("an encoder");
+    let mut left = Vec::new();
+    for window in &windows()[..2] {
+        core.push_window(window).expect("its recording");
+        left.push(core.warm_up.clone());
+    }
+    // Up to the reorder allowance before the newest packets of either track, and by log time where there are none yet.
+    assert_eq!(left, [Some(4..20), Some(14..20)]);
+    let waiting = |track: &mut Track| match &mut track.media {
+        TrackMedia::Video(video) => video.waiting_packets(),
+        TrackMedia::Audio(audio) => audio.waiting_packets(),
+    };
+    // Of the camera seven pictures in two packets each, from 1.32 s on; of the microphone half a second in fiftieths.
+    let waiting: Vec<_> = core.tracks.values_mut().map(waiting).collect();
+    assert!(waiting[0] <= 14 && waiting[1] <= 25, "{waiting:?}");
+}
+
+#[test]
 fn another_recordings_window_is_refused() {
     let other = FoldSpec { recording: RecordingId::new("other").expect("valid"), ..fold() };
     let mut core = RenderCore::new(spec(), other).expect("a layout and an encoder");

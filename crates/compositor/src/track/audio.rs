@@ -141,6 +141,11 @@ impl AudioTrack {
         self.intake.place(participant);
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting_packets(&mut self) -> usize {
+        self.intake.waiting_packets()
+    }
+
     /// What is to be said of it so far.
     #[must_use]
     pub fn quality(&self) -> AudioQuality {

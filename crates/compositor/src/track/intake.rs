@@ -124,6 +124,11 @@ impl Intake {
         popped
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting_packets(&mut self) -> usize {
+        self.streams().map(|(_, stream)| stream.order.waiting()).sum()
+    }
+
     pub(crate) fn has_stream(&self, ssrc: Ssrc) -> bool {
         self.streams.contains_key(&ssrc)
     }

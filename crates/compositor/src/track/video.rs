@@ -235,6 +235,11 @@ impl VideoTrack {
         self.intake.place(participant);
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting_packets(&mut self) -> usize {
+        self.intake.waiting_packets()
+    }
+
     /// What is to be said of it so far.
     #[must_use]
     pub fn quality(&self) -> VideoQuality {
