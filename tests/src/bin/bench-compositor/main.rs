@@ -2,11 +2,13 @@
 //!
 //! All compose the same clips into the same places of a canvas of 1280x720 at 30 frames a second, H.264 and AAC in MP4; ours reads
 //! recorded windows and writes HLS slices as well. They run in turn, round by round, and the median counts. Exits with an error if ours
-//! takes more than the bar allows, or buys speed with pictures. Environment: `NS` (participants), `ROUNDS`.
+//! takes more than the bar allows, of time or memory, or buys speed with pictures. Environment: `NS` (participants), `ROUNDS`,
+//! `ONLY=memory`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints")]
 
 mod arrangement;
 mod clips;
+mod memory;
 mod ours;
 mod peers;
 mod quality;
@@ -18,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use arrangement::tiles;
 use clips::{Clips, LAYERS, SECONDS};
@@ -68,6 +70,10 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(directory: &Path) -> Result<()> {
+    if std::env::var("ONLY").is_ok_and(|only| only == "memory") {
+        let failures = memory::measure(directory).await?;
+        return no_failures(&failures);
+    }
     let rounds = setting("ROUNDS", &[3])?.first().copied().unwrap_or(3);
     let counts = setting("NS", &BARS.map(|(count, ..)| count))?;
     let most = counts.iter().copied().max().context("NS is empty")?;
@@ -80,7 +86,7 @@ async fn measure(directory: &Path) -> Result<()> {
     let mut rooms = Vec::new();
     for count in counts {
         let simulcast = Recording::prepare(directory, &bench.clips, count, Recorded::AllLayers).await?;
-        let single = Recording::prepare(directory, &bench.clips, count, Recorded::BestLayer).await?;
+        let single = Recording::prepare(directory, &bench.clips, count, Recorded::Layer(LAYERS[0])).await?;
         rooms.push(Room { count, simulcast, single });
     }
 
@@ -110,9 +116,12 @@ async fn measure(directory: &Path) -> Result<()> {
     for room in &rooms {
         failures.extend(bench.pictures(room)?);
     }
-    if !failures.is_empty() {
-        bail!("below the bar: {}", failures.join("; "));
-    }
+    failures.extend(memory::measure(directory).await?);
+    no_failures(&failures)
+}
+
+fn no_failures(failures: &[String]) -> Result<()> {
+    ensure!(failures.is_empty(), "below the bar: {}", failures.join("; "));
     Ok(())
 }
 

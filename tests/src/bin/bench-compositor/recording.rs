@@ -46,8 +46,8 @@ const AUDIO: u8 = 111;
 pub enum Recorded {
     /// All of them, as simulcast.
     AllLayers,
-    /// The best one: there was no simulcast.
-    BestLayer,
+    /// The one with so many lines: there was no simulcast.
+    Layer(usize),
 }
 
 /// A recording below a directory.
@@ -60,9 +60,9 @@ pub struct Recording {
 impl Recording {
     /// A room of `count` participants below `directory`; made if it is not there.
     pub async fn prepare(directory: &Path, clips: &Clips, count: usize, recorded: Recorded) -> Result<Self> {
-        let name = match recorded {
-            Recorded::AllLayers => "simulcast",
-            Recorded::BestLayer => "single",
+        let (name, layers) = match recorded {
+            Recorded::AllLayers => ("simulcast".to_owned(), LAYERS.to_vec()),
+            Recorded::Layer(lines) => (format!("single-{lines}"), vec![lines]),
         };
         let recording = Self { directory: directory.join("bucket"), spec: spec(&format!("{name}-{count}"))? };
         let store = DirectoryStore::open(&recording.directory)?;
@@ -71,10 +71,9 @@ impl Recording {
         if store.size(&last).await.is_ok() {
             return Ok(recording);
         }
-        let layers = if recorded == Recorded::AllLayers { &LAYERS[..] } else { &LAYERS[..1] };
         let mut fold = Fold::new(recording.spec.clone(), Identity { epoch: 1, nonce: 1 }, FoldConfig::default());
         let mut windows = Vec::new();
-        for entry in log(&recording.spec, clips, count, layers)? {
+        for entry in log(&recording.spec, clips, count, &layers)? {
             for output in fold.on_entry(entry) {
                 match output {
                     FoldOutput::Commit(window) => windows.push(window),

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use roomreel_ingest::FoldConfig;
 use roomreel_ingest::commit::{Step, after_create, after_read_back, backoff};
 use roomreel_ingest::fold::{Fold, FoldOutput};
-use roomreel_ingest::room::{Identity, SealedWindow, is_incomplete};
+use roomreel_ingest::room::{Identity, SealedWindow};
 use roomreel_ingest::watermark::watermarks;
 use roomreel_shared::batch::{PacketData, RtpBatch};
 use roomreel_shared::cluster::{FoldSpec, Progress};
@@ -134,7 +134,7 @@ impl Room {
                 }
                 let fold =
                     Fold::resume(self.spec.clone(), identity, config, &last).map_err(|error| error.to_string())?;
-                self.incomplete |= is_incomplete(&last.header);
+                self.incomplete |= last.header.is_incomplete();
                 let hash = last.hash();
                 self.committed = Some((last.header, hash));
                 fold
@@ -345,7 +345,7 @@ impl Room {
             window.header.gaps.len(),
             window.header.end.map(|end| format!(", the last: {:?}", end.reason)).unwrap_or_default()
         ));
-        self.incomplete |= is_incomplete(&window.header);
+        self.incomplete |= window.header.is_incomplete();
         tell_watermarks(env, &window.header);
         let is_last = window.header.end.is_some();
         let next = folding.sealed.pop_front();
