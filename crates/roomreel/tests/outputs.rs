@@ -51,6 +51,13 @@ fn decodes(file: &Path) {
     run("ffmpeg", &["-nostdin", "-v", "warning", "-xerror", "-i", path, "-enc_time_base", "-1", "-f", muxer, "-"]);
 }
 
+/// Seconds of sound that a player gives out.
+fn heard_s(file: &Path) -> f64 {
+    let path = file.to_str().expect("a plain path");
+    let raw = ["-nostdin", "-v", "error", "-i", path, "-vn", "-ac", "1", "-ar", "48000", "-f", "s16le", "-"];
+    Command::new("ffmpeg").args(raw).output().expect("ffmpeg").stdout.len() as f64 / 96_000.0
+}
+
 /// Opens and decodes every file; those that last are as long as what was rendered.
 fn are_whole(files: &[PathBuf], length_s: f64) {
     for file in files {
@@ -63,6 +70,12 @@ fn are_whole(files: &[PathBuf], length_s: f64) {
         // A frame of the composite takes 100 ms, one of MP3 24; what decoders drop of MP3 and Opus is counted.
         let length = probe(file, "format=duration");
         assert!((length[0] - length_s).abs() < 0.101, "{}: {length:?} s, not {length_s}", file.display());
+        if is_of(file, &["mp3", "ogg", "webm", "m4a"]) {
+            // To the sample, as far as the length is told; FFmpeg plays the last frame of AAC to its end.
+            let most = if is_of(file, &["m4a"]) { 0.0224 } else { 0.001 };
+            let heard = heard_s(file);
+            assert!((-0.001..most).contains(&(heard - length_s)), "{}: {heard} s, not {length_s}", file.display());
+        }
         let starts = probe(file, "stream=start_time");
         assert!(starts.iter().all(|start| start.abs() < 0.033), "{}: begins at {starts:?}", file.display());
     }

@@ -7,6 +7,7 @@ use std::io;
 
 use ffmpeg::codec::Context;
 use ffmpeg::format::sample::{Sample as Format, Type};
+use ffmpeg::packet::Ref as _;
 use ffmpeg::{ChannelLayout, Packet, ffi, frame};
 use ffmpeg_the_third as ffmpeg;
 
@@ -170,6 +171,15 @@ impl Encoder {
         }
         self.encoder.send_eof().map_err(|error| self.gave_up(error))?;
         self.receive(&mut packets)?;
+        // LAME may end with a frame of which nothing counts, behind one of which only some does; libavformat writes down what the last one says.
+        if let [.., before, last] = &mut packets[..]
+            && last.duration() == 0
+        {
+            let padding = end_padding(before).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            if let Some(bytes) = end_padding(last) {
+                *bytes = u32::from_le_bytes(*bytes).saturating_add(padding).to_le_bytes();
+            }
+        }
         Ok(packets)
     }
 
@@ -214,6 +224,22 @@ impl Encoder {
     fn gave_up(&self, error: ffmpeg::Error) -> Error {
         Error::gave_up(self.coding.encoder(), error)
     }
+}
+
+/// How many samples at a packet's end do not count, as it says itself.
+fn end_padding(packet: &mut Packet) -> Option<&mut [u8; 4]> {
+    let mut size = 0;
+    // SAFETY: the answer is null or the side data of the packet, as long as it says, which lives as long as the packet.
+    let data = unsafe {
+        let kind = ffi::AVPacketSideDataType::SKIP_SAMPLES;
+        let data = ffi::av_packet_get_side_data(packet.as_ptr(), kind, &mut size);
+        if data.is_null() {
+            return None;
+        }
+        std::slice::from_raw_parts_mut(data, size)
+    };
+    // Samples at the start, then those at the end.
+    data.get_mut(4..)?.first_chunk_mut()
 }
 
 /// A file of sound alone.
@@ -264,4 +290,77 @@ pub(super) fn set_extradata(context: &mut Context, bytes: &[u8]) -> Result<(), E
         (*context).extradata_size = bytes.len() as i32;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    struct OnDisk(File);
+
+    impl ByteSink for OnDisk {
+        fn write_at(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+            self.0.write_all_at(bytes, position)
+        }
+
+        fn finish(self: Box<Self>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// From 200 Hz up to 6 kHz: like itself nowhere else.
+    fn sweep(length: usize) -> Vec<f32> {
+        let at = |index: usize| {
+            let seconds = index as f64 / f64::from(SAMPLE_RATE);
+            let rise = 5800.0 * f64::from(SAMPLE_RATE) / length as f64;
+            0.4 * (std::f64::consts::TAU * (200.0 + rise * seconds / 2.0) * seconds).cos() as f32
+        };
+        (0..length).map(at).collect()
+    }
+
+    fn write(file: &Path, coding: Coding, sound: &[f32]) {
+        let container = if matches!(coding, Coding::Mp3) { "mp3" } else { "ogg" };
+        let sink = OnDisk(File::create(file).expect("a file"));
+        let mut made = SoundFile::create(container, coding, 128_000, Box::new(sink)).expect("it is built in");
+        let stereo: Vec<f32> = sound.iter().flat_map(|sample| [*sample; 2]).collect();
+        stereo.chunks(2 * 1021).for_each(|some| made.push(some).expect("it takes sound"));
+        made.finish().expect("it ends");
+    }
+
+    /// What a player gives out.
+    fn decoded(file: &Path) -> Vec<f32> {
+        let path = file.to_str().expect("a path in UTF-8");
+        let arguments = ["-nostdin", "-v", "error", "-i", path, "-f", "f32le", "-ac", "1", "-"];
+        let output = Command::new("ffmpeg").args(arguments).output().expect("ffmpeg (apt-get install ffmpeg)");
+        assert!(output.status.success() && output.stderr.is_empty(), "{path}: {output:?}");
+        let (samples, _) = output.stdout.as_chunks::<4>();
+        samples.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    #[test]
+    fn a_file_has_every_sample_where_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for coding in [Coding::Mp3, Coding::Opus] {
+            // Around whole frames of either, and where the encoders' delay fills a frame.
+            for length in [1, 959, 960, 961, 1151, 1152, 1153, 1198, 1199, 1200, 30 * 960 + 1, 25 * 1152 + 46, 48_001] {
+                let file = directory.path().join(format!("{coding:?}-{length}"));
+                let sound = sweep(length);
+                write(&file, coding, &sound);
+                let heard = decoded(&file);
+                assert_eq!(heard.len(), length, "{coding:?}");
+                let like = |lag: isize| -> f32 {
+                    let (ours, theirs) =
+                        (sound.iter().skip(lag.min(0).unsigned_abs()), heard.iter().skip(lag.max(0).unsigned_abs()));
+                    ours.zip(theirs).map(|(sample, heard)| sample * heard).sum()
+                };
+                let best = (-1500..1500).max_by(|a, b| like(*a).total_cmp(&like(*b)));
+                assert_eq!(best, Some(0), "{coding:?} of {length} samples is heard too late or too early");
+            }
+        }
+    }
 }
