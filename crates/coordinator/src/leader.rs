@@ -24,12 +24,13 @@ use roomreel_shared::time::RoomTime;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::CoordinatorConfig;
 use crate::control::{At, Control};
 use crate::election::Tenure;
+use crate::errands::{Done, Errand, Errands};
 use crate::metrics::Metrics;
 use crate::notices;
 use crate::observed::Observed;
@@ -51,8 +52,13 @@ const MAX_NOTICES: usize = 256;
 /// Refused events that are told one by one within this time.
 const TOLD_REFUSED: u32 = 16;
 const TELL_REFUSED: Duration = Duration::from_secs(10);
+/// A kind of failure is told again after this, if it is still met.
+const TELL_FAILURE: Duration = Duration::from_secs(60);
+/// How long a leader that leaves waits for what is under way.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A leadership and how long it can be relied upon.
+#[derive(Clone)]
 pub struct Reign {
     /// Create revision of the leader's key.
     pub fence: u64,
@@ -71,10 +77,12 @@ impl Reign {
         !self.over.is_cancelled() && self.tenure.borrow().holds(self.origin.elapsed())
     }
 
-    /// When it ends unless the lease is renewed.
-    #[must_use]
-    pub fn ends_at(&self) -> Instant {
-        self.origin + self.tenure.borrow().until()
+    /// Ends when the tenure does, renewals of meanwhile included.
+    pub async fn ended(&self) {
+        while self.tenure.borrow().holds(self.origin.elapsed()) {
+            let until = self.tenure.borrow().until();
+            sleep_until(self.origin + until).await;
+        }
     }
 }
 
@@ -92,13 +100,16 @@ pub struct Leader {
     memory: Memory,
     control: Control,
     appending: Option<JoinHandle<()>>,
+    errands: Errands,
     /// Documents as they stand in the bucket.
     documented: BTreeMap<RecordingId, Recording>,
     notices: JoinSet<()>,
     unreadable: BTreeSet<String>,
     /// Since when, and how many events of the log were refused.
     refused: (Instant, u32),
-    troubled: bool,
+    /// Kinds of failures, and when each was told.
+    told: BTreeMap<&'static str, Instant>,
+    is_cut_off: bool,
 }
 
 impl Drop for Leader {
@@ -126,11 +137,13 @@ impl Leader {
             control: Control::new(StdRng::from_os_rng().next_u64(), config.shards, config.window),
             limits,
             appending: None,
+            errands: Errands::new(),
             documented: BTreeMap::new(),
             notices: JoinSet::new(),
             unreadable: BTreeSet::new(),
             refused: (Instant::now(), 0),
-            troubled: false,
+            told: BTreeMap::new(),
+            is_cut_off: false,
         }
     }
 
@@ -160,7 +173,12 @@ impl Leader {
         let mut batch = Vec::new();
         loop {
             tokio::select! {
-                () = over.cancelled() => return,
+                () = over.cancelled() => return self.leave().await,
+                Some(done) = self.errands.next() => {
+                    if self.on_done(done) {
+                        next = next.min(earliest);
+                    }
+                }
                 () = wake.notified() => next = next.min(earliest),
                 count = reads.recv_many(&mut batch, READ_AHEAD) => {
                     if count == 0 {
@@ -176,6 +194,16 @@ impl Leader {
                 }
             }
         }
+    }
+
+    /// What is under way is waited for a little; what is not done is done by whoever leads next.
+    async fn leave(mut self) {
+        let rest = async {
+            while let Some(done) = self.errands.next().await {
+                self.on_done(done);
+            }
+        };
+        let _ = timeout(LEAVE_LIMIT, rest).await;
     }
 
     fn take(&mut self, batch: &mut Vec<Read>) {
@@ -225,10 +253,12 @@ impl Leader {
             return false;
         }
         let begun = Instant::now();
-        let observed = match Observed::read(&*self.ports.coordination).await {
+        let mut observed = match Observed::read(&*self.ports.coordination).await {
             Ok(observed) => observed,
             Err(error) => {
-                self.trouble(&error);
+                if !std::mem::replace(&mut self.is_cut_off, true) {
+                    tracing::warn!(%error, "the coordinator cannot do its work and tries again every second");
+                }
                 return false;
             }
         };
@@ -237,16 +267,17 @@ impl Leader {
         let rooms = self.behind.is_empty().then_some(&self.rooms);
         let world = World { now, alive: &observed.alive, rooms };
         let actions = plan::plan(&world, &mut self.memory, &self.limits);
-        let finishing: BTreeSet<_> = actions.iter().filter_map(Action::finishes).cloned().collect();
-        let changed = self.perform(&observed, actions, now).await;
-        self.document(&observed, &finishing).await;
+        let performer = self.performer(std::mem::take(&mut observed.revisions));
+        let changed = self.perform(&performer, &observed, actions, now).await;
+        self.document(&performer, &observed);
         self.append(now);
         self.rooms.forget_closed();
         self.metrics.reconcile.record(begun.elapsed().as_secs_f64(), &[]);
         changed
     }
 
-    async fn perform(&mut self, observed: &Observed, actions: Vec<Action>, now: Now) -> bool {
+    /// Performs what needs no bucket, and begins the rest. Answers whether something was changed.
+    async fn perform(&mut self, performer: &Performer, observed: &Observed, actions: Vec<Action>, now: Now) -> bool {
         let at = At { monotonic: now.monotonic, wall: wall(now) };
         for action in &actions {
             match action {
@@ -255,71 +286,81 @@ impl Leader {
                 _ => {}
             }
         }
-        let performer = &self.performer(observed);
+        let (mut beside, actions): (Vec<_>, Vec<_>) = actions.into_iter().partition(Action::needs_bucket);
+        // A start waits for what its room takes up, and would always do so while the bucket is away.
+        beside.sort_by_key(|action| !matches!(action, Action::Start(_)));
+        for action in beside {
+            self.errands.begin(Errand::Action(Box::new(action)), performer);
+        }
         let doing: Vec<BoxFuture<'_, _>> =
             actions.iter().map(|action| async move { (action, performer.perform(action).await) }.boxed()).collect();
         let done: Vec<_> = stream::iter(doing).buffer_unordered(CONCURRENCY).collect().await;
         let mut changed = false;
         for (action, result) in done {
-            match result {
-                Ok(Effect::None) => {}
-                Ok(Effect::Unknown(recording)) => {
-                    changed = true;
-                    self.memory.on_unknown(recording);
-                }
-                Ok(effect) => {
-                    changed = true;
-                    self.tell(action, observed);
-                    log(action, &effect);
-                    if let Effect::Finished(recording) = effect {
-                        self.documented.remove(&recording.id);
-                        self.memory.on_finished(*recording);
-                    }
-                }
-                Err(Error::Over) => return false,
-                Err(error) => self.trouble(&error),
-            }
+            let before = match action {
+                Action::Update(active) => observed.alive.recordings.get(&active.recording.id),
+                _ => None,
+            };
+            changed |= self.performed(action, result, before);
         }
         changed
     }
 
-    fn performer<'a>(&'a self, observed: &'a Observed) -> Performer<'a> {
+    /// What came of an action; answers whether something was changed.
+    fn performed(&mut self, action: &Action, result: Result<Effect, Error>, before: Option<&ActiveRecording>) -> bool {
+        match result {
+            Ok(Effect::None) => return false,
+            Ok(Effect::Unknown(recording)) => self.memory.on_unknown(recording),
+            Ok(effect) => {
+                self.tell(action, before);
+                log(action, &effect);
+                if let Effect::Finished(recording) = effect {
+                    self.documented.remove(&recording.id);
+                    self.memory.on_finished(*recording);
+                }
+            }
+            Err(error) => {
+                self.failed(action.name(), &error);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn performer(&self, revisions: BTreeMap<String, u64>) -> Performer {
         Performer {
-            ports: &self.ports,
-            reign: &self.reign,
-            revisions: &observed.revisions,
+            ports: self.ports.clone(),
+            reign: self.reign.clone(),
+            revisions: Arc::new(revisions),
             shards: self.shards,
-            metrics: &self.metrics,
+            metrics: self.metrics.clone(),
         }
     }
 
-    /// Brings `unfinished.json` of every active recording up to date, but of those in `finishing`: their final document may
-    /// stand, whatever came of the rest.
-    async fn document(&mut self, observed: &Observed, finishing: &BTreeSet<RecordingId>) {
+    /// Sets out to bring `unfinished.json` of every active recording up to date.
+    fn document(&mut self, performer: &Performer, observed: &Observed) {
         let active = &observed.alive.recordings;
         self.documented.retain(|id, _| active.contains_key(id));
-        let stale: Vec<_> = active
-            .values()
-            .filter(|active| self.documented.get(&active.recording.id) != Some(&active.recording))
-            .filter(|active| !finishing.contains(&active.recording.id))
-            .collect();
-        let performer = &self.performer(observed);
-        let documented = &self.documented;
-        let writing: Vec<BoxFuture<'_, _>> = stale
-            .into_iter()
-            .map(|active| {
-                let first = !documented.contains_key(&active.recording.id);
-                async move { (&active.recording, performer.document(active, first).await) }.boxed()
-            })
-            .collect();
-        let written: Vec<_> = stream::iter(writing).buffer_unordered(CONCURRENCY).collect().await;
-        for (recording, result) in written {
-            match result {
-                Ok(()) => {
-                    self.documented.insert(recording.id.clone(), recording.clone());
-                }
-                Err(Error::Over) => return,
-                Err(error) => self.trouble(&error),
+        for active in active.values() {
+            let documented = self.documented.get(&active.recording.id);
+            if documented != Some(&active.recording) {
+                let (active, first) = (Box::new(active.clone()), documented.is_none());
+                self.errands.begin(Errand::Document { active, first }, performer);
+            }
+        }
+    }
+
+    /// What came of an errand; answers whether something was changed.
+    fn on_done(&mut self, Done { errand, result, .. }: Done) -> bool {
+        match (errand, result) {
+            (Errand::Action(action), result) => self.performed(&action, result, None),
+            (Errand::Document { active, .. }, Ok(_)) => {
+                self.documented.insert(active.recording.id.clone(), active.recording);
+                false
+            }
+            (Errand::Document { .. }, Err(error)) => {
+                self.failed("document", &error);
+                false
             }
         }
     }
@@ -336,18 +377,17 @@ impl Leader {
     }
 
     /// Tells the SFUs of the room what a performed action means to them.
-    fn tell(&mut self, action: &Action, observed: &Observed) {
+    fn tell(&mut self, action: &Action, before: Option<&ActiveRecording>) {
         while self.notices.try_join_next().is_some() {}
         let (recording, state, notice) = match action {
             Action::Start(active) => (&active.recording, Some(true), notices::notice(None, active)),
             Action::Update(active) => {
-                let before: Option<&ActiveRecording> = observed.alive.recordings.get(&active.recording.id);
                 (&active.recording, None, before.and_then(|before| notices::notice(Some(before), active)))
             }
             Action::Finish { recording, .. } => (&**recording, Some(false), None),
             _ => return,
         };
-        let key = RoomKey { tenant: recording.tenant.clone(), room: recording.room.clone() };
+        let key = RoomKey::of(recording);
         let Some(room) = self.rooms.get(&key) else { return };
         let sfus: Vec<SfuId> = room.sfus.iter().cloned().collect();
         let notice = notice.filter(|_| room.policy.notify_participants);
@@ -365,7 +405,7 @@ impl Leader {
     }
 
     fn report(&mut self, observed: &Observed) {
-        if std::mem::take(&mut self.troubled) {
+        if std::mem::take(&mut self.is_cut_off) {
             tracing::info!("the coordination store answers again");
         }
         for (key, why) in &observed.unreadable {
@@ -391,10 +431,21 @@ impl Leader {
         self.metrics.control_pending.record(self.control.pending() as u64, &[]);
     }
 
-    /// Logs the first of a row of failures.
-    fn trouble(&mut self, error: &dyn std::fmt::Display) {
-        if !std::mem::replace(&mut self.troubled, true) {
-            tracing::warn!(%error, "the coordinator cannot do its work and tries again every second");
+    /// Counts a failure, and tells of it unless one of its kind was told of lately.
+    fn failed(&mut self, action: &'static str, error: &Error) {
+        let kind = error.kind();
+        self.metrics.failures.add(1, &[KeyValue::new("action", action), KeyValue::new("kind", kind)]);
+        if self.told.get(kind).is_some_and(|told| told.elapsed() < TELL_FAILURE) {
+            return;
+        }
+        self.told.insert(kind, Instant::now());
+        if let Error::Over = error {
+            tracing::info!(action, "a leadership ended in the middle of it; the next leader sees what came of it");
+        } else {
+            tracing::warn!(
+                action, %error,
+                "the coordinator could not do this and tries again; roomreel.coordinator.failures counts what fails"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod clean;
 pub mod config;
 pub mod control;
 pub mod election;
+mod errands;
 pub mod late;
 pub mod leader;
 pub mod metrics;

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub refusals: Counter<u64>,
     /// Writes that met another one, by action.
     pub conflicts: Counter<u64>,
+    /// What could not be done and is done again, by action and kind.
+    pub failures: Counter<u64>,
     /// Control entries under way.
     pub control_pending: Gauge<u64>,
     /// Notices to participants that an SFU did not take.
@@ -51,6 +53,7 @@ impl Metrics {
             reassignments: meter.u64_counter("roomreel.coordinator.reassignments").with_unit("{move}").build(),
             refusals: meter.u64_counter("roomreel.coordinator.refusals").with_unit("{refusal}").build(),
             conflicts: meter.u64_counter("roomreel.coordinator.conflicts").with_unit("{write}").build(),
+            failures: meter.u64_counter("roomreel.coordinator.failures").with_unit("{failure}").build(),
             control_pending: meter.u64_gauge("roomreel.coordinator.control_pending").with_unit("{entry}").build(),
             notices_failed: meter.u64_counter("roomreel.coordinator.notices_failed").with_unit("{notice}").build(),
             answers: meter.u64_counter("roomreel.coordinator.answers").with_unit("{answer}").build(),

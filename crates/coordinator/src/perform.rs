@@ -1,9 +1,11 @@
 //! Performs planned actions: fenced transactions, and the documents of the bucket.
 //!
 //! Every transaction compares the leader's key and the record that it changes. Nothing is begun, and nothing is waited for,
-//! past the leader's tenure. Does not decide.
+//! past the leader's tenure, and no call to the bucket is waited for longer than its limit. Does not decide.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use opentelemetry::KeyValue;
@@ -15,7 +17,7 @@ use roomreel_shared::ports::{Change, Compare, CoordinationError, ObjectStore, Ou
 use roomreel_shared::recording::Recording;
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use crate::late;
@@ -23,6 +25,11 @@ use crate::leader::Reign;
 use crate::metrics::Metrics;
 use crate::plan::{Action, Cause, RenderId};
 use crate::rebuild::{self, LookError, Unfinished};
+
+/// How long a call to the bucket may take. Its client gives up earlier, and says more.
+const BUCKET_LIMIT: Duration = Duration::from_secs(10);
+/// How long a start waits for the bucket to say whether it knows the recording: whoever asked for it waits, too.
+const START_LIMIT: Duration = Duration::from_secs(2);
 
 /// What became of an action.
 #[derive(Debug, PartialEq)]
@@ -46,33 +53,58 @@ pub enum Error {
     /// The bucket.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bucket did not answer in time; whether it acted is unknown.
+    #[error("the bucket gave no answer within {} s", limit.as_secs())]
+    Silent {
+        /// How long it had.
+        limit: Duration,
+    },
     /// The tenure ended first; whether it was done is for the next leader to see.
     #[error("this leadership ended")]
     Over,
 }
 
-/// Performs under one leadership, on what was observed.
-pub struct Performer<'a> {
-    pub ports: &'a Ports,
-    pub reign: &'a Reign,
-    pub revisions: &'a BTreeMap<String, u64>,
-    pub shards: u32,
-    pub metrics: &'a Metrics,
+impl Error {
+    /// One word for a metric's attribute.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Coordination(_) => "coordination",
+            Self::Store(_) => "store",
+            Self::Silent { .. } => "silent",
+            Self::Over => "over",
+        }
+    }
 }
 
-impl Performer<'_> {
+/// Performs under one leadership, on what was observed.
+#[derive(Clone)]
+pub struct Performer {
+    pub ports: Ports,
+    pub reign: Reign,
+    pub revisions: Arc<BTreeMap<String, u64>>,
+    pub shards: u32,
+    pub metrics: Metrics,
+}
+
+impl Performer {
     /// Performs one action. Entries for the log are not performed here.
     pub async fn perform(&self, action: &Action) -> Result<Effect, Error> {
         match action {
             Action::Start(active) => {
                 let recording = &active.recording;
-                match self.bounded(final_state(&*self.ports.store, &recording.tenant, &recording.id)).await? {
-                    Ok(Some(finished)) => return Ok(Effect::Finished(Box::new(finished))),
+                let known = final_state(&*self.ports.store, &recording.tenant, &recording.id);
+                match self.within(START_LIMIT, known).await {
+                    Ok(Ok(Some(finished))) => return Ok(Effect::Finished(Box::new(finished))),
+                    Ok(Ok(None)) => {}
                     // The store being away delays no start: a recording that had ended finds its own last window.
-                    Ok(None) | Err(StoreError::Unavailable { .. }) => {}
-                    Err(error) => return Err(error.into()),
+                    Ok(Err(StoreError::Unavailable { .. })) | Err(Error::Silent { .. }) => {
+                        tracing::info!(recording = %recording.id, "a recording starts without the bucket's word on it");
+                    }
+                    Ok(Err(error)) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 }
-                let taken_up = self.bounded(self.taken_up(recording)).await?;
+                let taken_up = self.taken_up(recording).await?;
                 let active = taken_up.as_ref().unwrap_or(&**active);
                 self.write("start", cluster::recording_key(&recording.id), active, Vec::new()).await
             }
@@ -103,7 +135,7 @@ impl Performer<'_> {
                 self.write("late", late_key(render), render, also).await
             }
             Action::FinishLate { render, gone } => {
-                self.bounded(late::record(&*self.ports.store, &render.fold, &render.render)).await??;
+                self.within(BUCKET_LIMIT, late::record(&*self.ports.store, &render.fold, &render.render)).await??;
                 let gone = deletions(gone).chain([Change::Delete(late_key(render))]).collect();
                 self.transact("finish late", self.guard(late_key(render)), gone).await
             }
@@ -114,30 +146,35 @@ impl Performer<'_> {
     /// The recording as the bucket has it, if it was begun before a coordination store that knows nothing of it: it goes on
     /// from there, with epochs above those of its windows. A bucket that does not answer delays no start; where both happen at
     /// once, `roomreel rebuild` raises the epochs.
-    async fn taken_up(&self, recording: &Recording) -> Option<ActiveRecording> {
+    async fn taken_up(&self, recording: &Recording) -> Result<Option<ActiveRecording>, Error> {
         let (id, name) = (&recording.id, recording.name());
         let store = &*self.ports.store;
-        store.size(&name.keys().unfinished_json()).await.ok()?;
-        match rebuild::look_at(store, &name, self.shards).await {
-            Ok(unfinished) => {
-                let Unfinished { active, epoch, windows } = unfinished?;
-                tracing::info!(recording = %id, epoch, windows, "the bucket knows this recording: it is taken up again");
-                Some(active)
-            }
-            Err(why) => {
-                tracing::warn!(recording = %id, %why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
-                None
-            }
+        match self.within(START_LIMIT, store.size(&name.keys().unfinished_json())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(Error::Silent { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         }
+        let why = match self.within(BUCKET_LIMIT, rebuild::look_at(store, &name, self.shards)).await {
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Ok(Some(Unfinished { active, epoch, windows }))) => {
+                tracing::info!(recording = %id, epoch, windows, "the bucket knows this recording: it is taken up again");
+                return Ok(Some(active));
+            }
+            Ok(Err(why)) => why.to_string(),
+            Err(silent @ Error::Silent { .. }) => silent.to_string(),
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(recording = %id, why, "a recording of the bucket cannot be taken up; see roomreel rebuild");
+        Ok(None)
     }
 
     /// What the log says was begun goes on as the bucket has it, or is final; without the bucket's word nothing is done.
     async fn take_up(&self, name: &RecordingName) -> Result<Effect, Error> {
         let store = &*self.ports.store;
-        if let Some(finished) = self.bounded(final_state(store, &name.tenant, &name.recording)).await?? {
+        if let Some(finished) = self.within(BUCKET_LIMIT, final_state(store, &name.tenant, &name.recording)).await?? {
             return Ok(Effect::Finished(Box::new(finished)));
         }
-        match self.bounded(rebuild::look_at(store, name, self.shards)).await? {
+        match self.within(BUCKET_LIMIT, rebuild::look_at(store, name, self.shards)).await? {
             Ok(Some(Unfinished { active, epoch, windows })) => {
                 let recording = &name.recording;
                 tracing::info!(%recording, epoch, windows, "the coordination store has lost this recording: it is taken up again");
@@ -182,10 +219,10 @@ impl Performer<'_> {
         let index = index_key(&recording.tenant, &recording.id);
         let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
         let body = to_json(recording);
-        let (recording, body) = match self.bounded(store.create(&index, body.clone())).await? {
+        let (recording, body) = match self.within(BUCKET_LIMIT, store.create(&index, body.clone())).await? {
             Ok(()) => (recording.clone(), body),
             Err(StoreError::AlreadyExists { .. }) => {
-                match self.bounded(final_state(store, &recording.tenant, &recording.id)).await?? {
+                match self.within(BUCKET_LIMIT, final_state(store, &recording.tenant, &recording.id)).await?? {
                     Some(first) => {
                         let body = to_json(&first);
                         (first, body)
@@ -195,9 +232,9 @@ impl Performer<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.bounded(write_final(store, &keys, body)).await??;
+        self.within(BUCKET_LIMIT, write_final(store, &keys, body)).await??;
         // One that comes back, written by a leader that was paused, is read by nobody (see `UnfinishedDocument`).
-        self.bounded(store.delete(&keys.unfinished_json())).await??;
+        self.within(BUCKET_LIMIT, store.delete(&keys.unfinished_json())).await??;
         let id = &recording.id;
         let mut gone = vec![cluster::recording_key(id), cluster::assignment_key(id), cluster::progress_key(id)];
         for RenderId { recording, composite } in renders {
@@ -217,13 +254,13 @@ impl Performer<'_> {
         let store = &*self.ports.store;
         let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
         if first {
-            match self.bounded(store.create(&keys.policy_json(), to_json(&recording.policy))).await? {
+            match self.within(BUCKET_LIMIT, store.create(&keys.policy_json(), to_json(&recording.policy))).await? {
                 Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         let document = UnfinishedDocument { recording: recording.clone(), fold: Some(active.spec.clone()) };
-        self.bounded(store.put(&keys.unfinished_json(), to_json(&document))).await??;
+        self.within(BUCKET_LIMIT, store.put(&keys.unfinished_json(), to_json(&document))).await??;
         Ok(())
     }
 
@@ -277,7 +314,15 @@ impl Performer<'_> {
         if !self.reign.may_act() {
             return Err(Error::Over);
         }
-        timeout_at(self.reign.ends_at(), call).await.map_err(|_| Error::Over)
+        tokio::select! {
+            answer = call => Ok(answer),
+            () = self.reign.ended() => Err(Error::Over),
+        }
+    }
+
+    /// A call to the bucket, which does not wait for longer than `limit` either.
+    async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Result<T, Error> {
+        self.bounded(timeout(limit, call)).await?.map_err(|_| Error::Silent { limit })
     }
 }
 

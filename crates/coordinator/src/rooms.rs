@@ -14,6 +14,7 @@ use roomreel_shared::event::{self, EventKind, EventRef, RoomEvent};
 use roomreel_shared::id::{PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::policy::{Policy, Refusal, Role};
 use roomreel_shared::ports::LogEntry;
+use roomreel_shared::recording::Recording;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
 use roomreel_shared::time::{LogTime, RoomTime};
 
@@ -43,6 +44,14 @@ pub struct RoomKey {
     pub tenant: TenantId,
     /// Which.
     pub room: RoomId,
+}
+
+impl RoomKey {
+    /// The room of a recording.
+    #[must_use]
+    pub fn of(recording: &Recording) -> Self {
+        Self { tenant: recording.tenant.clone(), room: recording.room.clone() }
+    }
 }
 
 /// One life of a room: from a RoomCreated to a RoomClosed.

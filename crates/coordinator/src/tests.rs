@@ -715,3 +715,47 @@ async fn a_leader_takes_up_what_was_started_by_request() {
     assert!(world.recordings().await.is_empty());
     third.drain().await;
 }
+
+/// What does not need the bucket goes on at its pace, starts go on without its word, and what needs it is made up for.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_hangs_delays_no_other_decision() {
+    const ROOMS: usize = 100;
+    let mut world = World::new().await;
+    let hangs = Arc::new(AtomicBool::new(true));
+    let is_hanging = hangs.clone();
+    let plain = world.store.clone();
+    let faults = move |_: Operation, _: &str| is_hanging.load(Ordering::SeqCst).then_some(Fault::Hang);
+    world.store = world.store.with_faults(Arc::new(faults));
+    for room in 0..ROOMS {
+        world.open(&format!("r{room}"), auto()).await;
+    }
+    let coordinator = world.coordinator("a").await;
+    world.store = plain;
+    leads(&coordinator).await;
+    let begun = Instant::now();
+    until("all rooms are recorded", async || (world.recordings().await.len() == ROOMS).then_some(())).await;
+    assert!(begun.elapsed() <= Duration::from_secs(12), "{:?}", begun.elapsed());
+    // By now as many documents hang as are written at once.
+    sleep(Duration::from_secs(5)).await;
+    let folds = async || {
+        let list = world.coordination.list(&cluster::assignments_prefix()).await.expect("up").records;
+        list.iter().map(|record| json::<Assignment>(record).expect("well formed").node).collect::<Vec<_>>()
+    };
+    let gone = folds().await.remove(0);
+    let delete = Change::Delete(cluster::node_key(Role::Ingest, &gone));
+    world.coordination.transact(Vec::new(), vec![delete]).await.expect("up");
+    let lost = Instant::now();
+    until("its folds move", async || folds().await.iter().all(|node| *node != gone).then_some(())).await;
+    assert!(lost.elapsed() <= Duration::from_secs(3), "{:?}", lost.elapsed());
+    assert!(coordinator.is_leader());
+    hangs.store(false, Ordering::SeqCst);
+    for ActiveRecording { recording, .. } in world.recordings().await {
+        let keys = recording.name().keys();
+        until("it is documented", async || world.store.get(&keys.unfinished_json()).await.ok()).await;
+        world.event(recording.room.as_str(), room_closed()).await;
+    }
+    world.fold(1, true).await;
+    world.render().await;
+    until("all are final", async || world.recordings().await.is_empty().then_some(())).await;
+    coordinator.drain().await;
+}

@@ -155,7 +155,7 @@ pub(super) fn plan(
     let mut finishing = Finishing::new();
     memory.waits.retain(|id, _| alive.recordings.contains_key(id));
     for (id, active) in &alive.recordings {
-        let key = RoomKey { tenant: active.recording.tenant.clone(), room: active.recording.room.clone() };
+        let key = RoomKey::of(&active.recording);
         let case = Case {
             active,
             progress: alive.progress.get(id),

@@ -248,12 +248,27 @@ pub enum Action {
 }
 
 impl Action {
-    /// The recording whose final state it writes.
+    /// Whether the bucket has a part in it, which may be long in answering.
     #[must_use]
-    pub fn finishes(&self) -> Option<&RecordingId> {
+    pub fn needs_bucket(&self) -> bool {
+        matches!(self, Self::Start(_) | Self::TakeUp(_) | Self::Finish { .. } | Self::FinishLate { .. })
+    }
+
+    /// In a word or two, for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Finish { recording, .. } => Some(&recording.id),
-            _ => None,
+            Self::Start(_) => "start",
+            Self::TakeUp(_) => "take up",
+            Self::Update(_) => "update",
+            Self::Assign { .. } => "assign",
+            Self::Render { .. } => "render",
+            Self::Command { .. } => "command",
+            Self::Tick { .. } => "tick",
+            Self::Answer { .. } => "answer",
+            Self::Late { .. } => "late",
+            Self::FinishLate { .. } => "finish late",
+            Self::Finish { .. } => "finish",
         }
     }
 }

@@ -113,11 +113,7 @@ type Recorded<'a> = BTreeMap<RoomKey, &'a RecordingId>;
 
 fn recorded<'a>(world: &World<'a>) -> Recorded<'a> {
     let running = world.alive.recordings.iter().filter(|(_, active)| !active.stopping);
-    running.map(|(id, active)| (room_of(&active.recording), id)).collect()
-}
-
-fn room_of(recording: &Recording) -> RoomKey {
-    RoomKey { tenant: recording.tenant.clone(), room: recording.room.clone() }
+    running.map(|(id, active)| (RoomKey::of(&active.recording), id)).collect()
 }
 
 pub(super) fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits, actions: &mut Vec<Action>) -> Wishes {
@@ -159,7 +155,7 @@ pub(super) fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits, acti
             }),
             Wish::Pause { recording } | Wish::Resume { recording } | Wish::Layout { recording, .. } => {
                 decide_running(world, recording, request).and_then(|active| {
-                    let key = room_of(&active.recording);
+                    let key = RoomKey::of(&active.recording);
                     let seen = rooms.get(&key).and_then(|room| room.recordings.get(recording));
                     if active.stopping {
                         return Err(Refusal::Ended);
@@ -274,7 +270,7 @@ fn decide_running<'a>(
     let alive = world.alive;
     let active = alive.recordings.get(recording).filter(|active| active.recording.tenant == request.tenant);
     let active = active.ok_or(Refusal::Ended)?;
-    let key = room_of(&active.recording);
+    let key = RoomKey::of(&active.recording);
     let policy = world.rooms.and_then(|rooms| rooms.get(&key)).map_or(&active.recording.policy, |room| &room.policy);
     match may_record(policy, request) {
         // Where recording is disabled, a recording is being stopped anyway.
