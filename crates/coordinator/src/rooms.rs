@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use roomreel_shared::batch::Incarnation;
+use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::event::{self, EventKind, EventRef, RoomEvent};
 use roomreel_shared::id::{PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::policy::{Policy, Refusal, Role};
@@ -25,6 +26,8 @@ pub const MAX_ROOMS: usize = 100_000;
 pub const MAX_ROOMS_OF_TENANT: usize = 25_000;
 /// Most participants, and most tracks, of a room.
 pub const MAX_MEMBERS: usize = 10_000;
+/// Most bytes of the ids that participants added to a policy by joining: records hold it.
+const MAX_ROLES_BYTES: usize = 128 * 1024;
 /// Most SFUs of a room.
 pub const MAX_SFUS: usize = 64;
 /// Most recordings of a room whose control entries are remembered.
@@ -150,6 +153,14 @@ impl Room {
         self.policy.check_record(peer)
     }
 
+    /// The policy in force, if the fold is of this session and the session's beginning is known.
+    #[must_use]
+    pub fn policy_of(&self, spec: &FoldSpec) -> Option<&Policy> {
+        let Session { opened, sequence, whole, .. } = self.session;
+        let is_of = spec.from.map_or(sequence == spec.start_sequence, |from| from == opened);
+        (whole && is_of).then_some(&self.policy)
+    }
+
     /// Puts a policy in force unless a newer one of the same writer is.
     fn update_policy(&mut self, policy: Policy, written: EventRef) {
         if self
@@ -177,14 +188,12 @@ impl Room {
         if self.policy.role_of(peer) <= role {
             return;
         }
+        let named = self.policy.co_host_ids.iter().chain(&self.policy.panelist_ids).chain([peer]);
+        let has_space = named.map(|peer| peer.as_str().len()).sum::<usize>() <= MAX_ROLES_BYTES;
         match role {
             Role::Host if self.policy.host_id.is_none() => self.policy.host_id = Some(peer.clone()),
-            Role::Host | Role::CoHost if self.policy.co_host_ids.len() < MAX_MEMBERS => {
-                self.policy.co_host_ids.push(peer.clone());
-            }
-            Role::Panelist if self.policy.panelist_ids.len() < MAX_MEMBERS => {
-                self.policy.panelist_ids.push(peer.clone());
-            }
+            Role::Host | Role::CoHost if has_space => self.policy.co_host_ids.push(peer.clone()),
+            Role::Panelist if has_space => self.policy.panelist_ids.push(peer.clone()),
             _ => {}
         }
     }
@@ -705,6 +714,18 @@ mod tests {
             assert_eq!(refused.kind(), kind, "{subject}: {refused}");
         }
         assert_eq!(log.room(), &before);
+    }
+
+    #[test]
+    fn who_joins_with_a_role_does_not_outgrow_a_record() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        for n in 0..2_000 {
+            log.ok(joined(&format!("{n:0190}"), false, true));
+        }
+        assert_eq!(log.room().participants.len(), 2_000);
+        let bytes = serde_json::to_vec(&log.room().policy).expect("plain data").len();
+        assert!((100 * 1024..200 * 1024).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub struct Recording {
     /// What is rendered from it.
     #[serde(default)]
     pub composites: Vec<CompositeSpec>,
-    /// The policy it began under.
+    /// The policy of its room: the one in force, or the last one of the session that it is of.
     pub policy: Policy,
     /// File names below the recording that a user may ask for.
     #[serde(default)]

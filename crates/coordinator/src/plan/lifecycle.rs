@@ -93,6 +93,10 @@ impl Case<'_> {
                 _ => "waiting for the first window".to_owned(),
             };
         }
+        // Who may see and download follows the room, for as long as it is that of this recording.
+        if let Some(policy) = self.room.and_then(|room| room.policy_of(&self.active.spec)) {
+            recording.policy.clone_from(policy);
+        }
         recording.incomplete |= self.progress.is_some_and(|progress| progress.incomplete);
     }
 

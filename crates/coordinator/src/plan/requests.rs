@@ -271,7 +271,8 @@ fn decide_running<'a>(
     let active = alive.recordings.get(recording).filter(|active| active.recording.tenant == request.tenant);
     let active = active.ok_or(Refusal::Ended)?;
     let key = RoomKey::of(&active.recording);
-    let policy = world.rooms.and_then(|rooms| rooms.get(&key)).map_or(&active.recording.policy, |room| &room.policy);
+    let room = world.rooms.and_then(|rooms| rooms.get(&key));
+    let policy = room.and_then(|room| room.policy_of(&active.spec)).unwrap_or(&active.recording.policy);
     match may_record(policy, request) {
         // Where recording is disabled, a recording is being stopped anyway.
         Ok(()) | Err(Refusal::Disabled) => Ok(active),

@@ -286,6 +286,44 @@ fn recording_cluster() -> Cluster {
 }
 
 #[test]
+fn who_may_have_a_recording_follows_its_session_and_no_later_one() {
+    let mut cluster = recording_cluster();
+    let recording = cluster.alive.recordings.keys().next().expect("there is one").clone();
+    let may = |cluster: &Cluster, who: &str| {
+        let ended = cluster.finished.iter().find(|ended| ended.id == recording);
+        let recording = ended.unwrap_or_else(|| &cluster.alive.recordings[&recording].recording);
+        recording.policy.check_download(&id(who)).is_ok()
+    };
+    let joined = |peer: &str| EventKind::PeerJoined {
+        peer: id(peer),
+        display_name: String::new(),
+        is_host: false,
+        is_co_host: true,
+        is_panelist: false,
+    };
+    cluster.event("standup", joined("bo"));
+    cluster.settle();
+    assert!(may(&cluster, "host") && !may(&cluster, "bo"));
+    let co_hosts = Policy { who_can_download: Audience::CoHost, ..auto() };
+    cluster.event("standup", EventKind::RoomPolicyUpdated { policy: co_hosts.clone() });
+    cluster.settle();
+    assert!(may(&cluster, "bo") && !may(&cluster, "cy"));
+    cluster.event("standup", joined("cy"));
+    cluster.settle();
+    assert!(may(&cluster, "cy"));
+    let named = Policy { co_host_ids: vec![id("cy")], ..co_hosts };
+    cluster.event("standup", EventKind::RoomPolicyUpdated { policy: named.clone() });
+    cluster.close("standup");
+    cluster.settle();
+    assert!(!may(&cluster, "bo") && may(&cluster, "cy"), "what was in force at the end");
+    // Other people meet in a room of the same name while this one is still being rendered.
+    let others = Policy { host_id: Some(id("dee")), who_can_download: Audience::All, ..auto() };
+    cluster.open("standup", others);
+    cluster.settle();
+    assert!(!may(&cluster, "dee") && !may(&cluster, "bo") && may(&cluster, "cy"));
+}
+
+#[test]
 fn policy_starts_a_recording_at_the_rooms_creation_once() {
     let mut cluster = Cluster::new(2, 1);
     cluster.open("standup", auto());
