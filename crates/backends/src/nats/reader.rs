@@ -21,7 +21,7 @@ use super::connection::State;
 use super::{Nats, streams};
 
 /// Entries asked for at a time; up to half as many again are on their way before they are read.
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 /// How long one pull request lasts when there is nothing to deliver.
 const PULL_EXPIRY: Duration = Duration::from_secs(30);
 /// How often the server says that it is there; the client gives up after two that did not come.

@@ -23,6 +23,9 @@ const PERMIT_BYTES: usize = 256;
 const ENTRY_BYTES: usize = 512;
 /// Most entries that go to the actor together.
 const CHUNK: usize = 64;
+/// How often so many wait to be folded. While a window waits for the one before it nothing is folded, and what would be read
+/// then is as safe in the log.
+const CHUNKS_AHEAD: usize = 2;
 /// How long what comes is left to gather. Short beside a window, and long beside the time between two entries of a busy room.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -123,6 +126,7 @@ pub(crate) async fn read(
     let shard = Shard::of(&spec.tenant, &spec.room, spec.shards.max(1));
     let filter = room_filter(shard, &spec.tenant, &spec.room);
     let mut shelf = Shelf::default();
+    let ahead = Arc::new(Semaphore::new(CHUNKS_AHEAD));
     let mut failures = 0;
     loop {
         let opened = open(&*log, shard, &filter, &mut position, &spec, &room, generation).await;
@@ -130,6 +134,7 @@ pub(crate) async fn read(
             Ok(entries) => {
                 let mut chunks = entries.ready_chunks(CHUNK);
                 loop {
+                    let Ok(ahead) = ahead.clone().acquire_owned().await else { return };
                     let Some(chunk) = chunks.next().await else { break None };
                     let is_all = chunk.len() < CHUNK;
                     let (mut entries, error) = until_error(chunk);
@@ -141,7 +146,7 @@ pub(crate) async fn read(
                         for entry in &mut entries {
                             entry.payload = shelf.put(&entry.payload);
                         }
-                        if room.cast(RoomMessage::Entries { generation, entries, paid }).is_err() {
+                        if room.cast(RoomMessage::Entries { generation, entries, paid, ahead }).is_err() {
                             return;
                         }
                     }

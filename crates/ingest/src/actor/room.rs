@@ -14,6 +14,7 @@ use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{LogEntry, Ports};
 use roomreel_shared::window::{Header, TrackKey};
 use roomreel_shared::wire;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::chain::{self, Committed, Loaded};
@@ -53,8 +54,8 @@ pub(crate) struct RoomArguments {
 pub(crate) enum RoomMessage {
     /// The end of the chain was read.
     Loaded { generation: u64, loaded: Loaded },
-    /// The next entries of the log, paid for together.
-    Entries { generation: u64, entries: Vec<LogEntry>, paid: Paid },
+    /// The next entries of the log, paid for together; more come when they have been folded and `ahead` is given back.
+    Entries { generation: u64, entries: Vec<LogEntry>, paid: Paid, ahead: OwnedSemaphorePermit },
     /// The log is read from an earlier place from here on.
     Rewound { generation: u64 },
     /// A track asks or answers.
@@ -72,6 +73,8 @@ pub(crate) enum RoomMessage {
 /// What the reader says, in its order.
 enum Read {
     Entry(LogEntry),
+    /// The end of what came together.
+    Chunk(OwnedSemaphorePermit),
     /// What follows is from an earlier place.
     Rewound,
 }
@@ -200,9 +203,9 @@ impl Actor for RoomActor {
             RoomMessage::Loaded { generation, loaded } if generation == state.generation => {
                 state.on_loaded(&myself, loaded).await?;
             }
-            RoomMessage::Entries { generation, entries, paid } if generation == state.generation => {
+            RoomMessage::Entries { generation, entries, paid, ahead } if generation == state.generation => {
                 if let Some(folding) = &mut state.folding {
-                    folding.inbox.extend(entries.into_iter().map(Read::Entry));
+                    folding.inbox.extend(entries.into_iter().map(Read::Entry).chain([Read::Chunk(ahead)]));
                     merge(&mut folding.waiting, paid);
                 }
                 state.pump(&myself).await?;
@@ -328,6 +331,10 @@ impl RoomState {
             }
             let entry = match folding.inbox.pop_front() {
                 Some(Read::Entry(entry)) => entry,
+                Some(Read::Chunk(ahead)) => {
+                    drop(ahead);
+                    continue;
+                }
                 Some(Read::Rewound) => {
                     folding.fold.on_rewound();
                     continue;

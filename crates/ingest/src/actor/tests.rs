@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use ractor::Actor as _;
 use roomreel_backends::memory::faults::{Fault, Operation, Script};
 use roomreel_backends::memory::{MemoryCoordination, MemoryLog, MemoryStore};
@@ -14,9 +16,10 @@ use roomreel_shared::event::StopReason;
 use roomreel_shared::id::NodeId;
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{
-    Bus as _, Change, Coordination as _, LogEntry, NewEntry, ObjectStore as _, Outcome, Ports, RoomLog as _,
+    Appended, Bus as _, Change, Coordination as _, LogEntry, LogError, NewEntry, ObjectStore as _, Outcome, Ports,
+    RoomLog,
 };
-use roomreel_shared::subject::{Address, back_channel_filter};
+use roomreel_shared::subject::{Address, Filter, Shard, back_channel_filter};
 use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{AcceptedReason, Window};
 use roomreel_shared::wire;
@@ -175,7 +178,7 @@ fn first_window(entries: &[LogEntry], epoch: u64) -> Bytes {
     let mut fold = Fold::new(spec(), Identity { epoch, nonce: 99 }, FoldConfig::default());
     let mut outputs = entries.iter().flat_map(|entry| fold.on_entry(entry.clone()));
     let window = outputs.find_map(|output| match output {
-        FoldOutput::Commit(window) => Some(window.object),
+        FoldOutput::Commit(window) => Some(window.object.joined()),
         _ => None,
     });
     window.expect("the log is longer than a window")
@@ -476,6 +479,50 @@ async fn windows_wait_for_the_commit_before_them() {
     rig.until_finished().await;
     assert_eq!((rig.windows().await.len(), rig.faults.remaining()), (2, 0));
     rig.assert_recorded(5).await;
+}
+
+/// Counts what is read.
+struct CountedLog(MemoryLog, Arc<AtomicU64>);
+
+#[async_trait::async_trait]
+impl RoomLog for CountedLog {
+    async fn append(&self, entry: NewEntry) -> Result<Appended, LogError> {
+        self.0.append(entry).await
+    }
+
+    async fn read(
+        &self,
+        shard: Shard,
+        filter: &Filter,
+        from_sequence: u64,
+    ) -> Result<BoxStream<'static, Result<LogEntry, LogError>>, LogError> {
+        let count = self.1.clone();
+        let entries = self.0.read(shard, filter, from_sequence).await?;
+        Ok(entries.inspect(move |_| _ = count.fetch_add(1, Ordering::SeqCst)).boxed())
+    }
+
+    async fn last_sequence(&self, shard: Shard) -> Result<u64, LogError> {
+        self.0.last_sequence(shard).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_folded_yet_stays_in_the_log() {
+    let rig = Rig::new();
+    rig.faults.push(Operation::Create, Fault::Hang);
+    let read = Arc::new(AtomicU64::new(0));
+    let ports = Ports { log: Arc::new(CountedLog(rig.log.clone(), read.clone())), ..rig.ports() };
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..2_000, 100);
+    log.sfu(closed(), 200_100);
+    rig.append(&log.entries).await;
+    rig.assign("a").await;
+    let _node = IngestNode::start(ports, IngestConfig::new(node_id("a"))).await.expect("the node starts");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let ahead = read.load(Ordering::SeqCst);
+    assert!((20..256).contains(&ahead), "{ahead} entries are in memory while the first window is being committed");
+    rig.until_finished().await;
+    rig.assert_recorded(2_000).await;
 }
 
 #[tokio::test(start_paused = true)]
