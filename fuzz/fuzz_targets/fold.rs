@@ -235,7 +235,7 @@ fn fold(flags: u8, entries: &[LogEntry], crashes: bool) -> Vec<Bytes> {
         let before = objects.len();
         for output in fold.on_entry(entries[at].clone()) {
             if let FoldOutput::Commit(window) = output {
-                objects.push(window.object);
+                objects.push(window.object.joined());
             }
         }
         at += 1;
@@ -319,7 +319,7 @@ fn resume(flags: u8, carry: &[u8], entries: &[LogEntry]) {
             let entry = LogEntry { sequence: entry.sequence.wrapping_add(fold.room().position()), ..entry.clone() };
             for output in fold.on_entry(entry) {
                 if let FoldOutput::Commit(window) = output {
-                    Window::parse(window.object).expect("an own window can be read");
+                    Window::parse(window.object.joined()).expect("an own window can be read");
                 }
             }
         }

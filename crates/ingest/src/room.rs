@@ -20,6 +20,7 @@ use roomreel_shared::batch::{self, Incarnation, RtpBatch};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::event::{self, EventKind, EventRef, RoomEvent};
 use roomreel_shared::id::{self, SfuId, TrackId};
+use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
@@ -148,7 +149,7 @@ pub struct SealedWindow {
     /// Its footer but for segments and events.
     pub header: Header,
     /// The whole object.
-    pub object: Bytes,
+    pub object: Pieces,
     /// The object's link of the chain.
     pub hash: Hash,
     /// Figures for metrics.

@@ -246,7 +246,7 @@ impl Folded {
             match output {
                 FoldOutput::Commit(window) => {
                     self.lost_events += window.counts.lost_events;
-                    self.windows.push(Window::parse(window.object).expect("an own window can be read"));
+                    self.windows.push(Window::parse(window.object.joined()).expect("an own window can be read"));
                 }
                 other => self.others.push(other),
             }

@@ -12,6 +12,7 @@ pub mod key;
 pub mod late;
 pub mod look;
 pub mod output;
+pub mod pieces;
 pub mod policy;
 pub mod pool;
 pub mod ports;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::key::Key;
+use crate::pieces::Pieces;
 use crate::subject::{Filter, Shard, Subject};
 use crate::time::LogTime;
 
@@ -231,6 +232,11 @@ pub trait ObjectStore: Send + Sync + 'static {
     ///
     /// [`StoreError::Unavailable`] leaves it open whether the object was created: read the key back.
     async fn create(&self, key: &Key, body: Bytes) -> Result<(), StoreError>;
+
+    /// The same with a body in pieces, which an implementation may send without copying them together.
+    async fn create_of(&self, key: &Key, body: Pieces) -> Result<(), StoreError> {
+        self.create(key, body.joined()).await
+    }
 
     /// Creates or replaces the object. For documents with one owner only.
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError>;

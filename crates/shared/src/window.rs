@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{self, Incarnation, RtpBatch};
 use crate::event::{self, RoomEvent, StopReason};
 use crate::id::{self, RecordingId, RoomId, SfuId, TenantId, TrackId};
-use crate::pool::Pool;
+use crate::pieces::Pieces;
 use crate::rtp::{RtpTimestamp, Ssrc};
 use crate::subject::Writer;
 use crate::time::{LogTime, RoomTime};
@@ -311,7 +311,7 @@ pub struct Window {
     object: Bytes,
 }
 
-/// One track's frames while a window is open. Messages are held as they came and copied once, into the object.
+/// One track's frames while a window is open. Messages are held as they came.
 #[derive(Debug, Default)]
 pub struct SegmentFrames {
     sealed: SealedFrames,
@@ -409,44 +409,90 @@ pub struct SealedSegment {
     pub keyframes: Vec<Keyframe>,
 }
 
-/// How much is hashed at a time: what has just been copied is still at hand, and BLAKE3 works on many chunks at once.
+/// How much is hashed at a time: BLAKE3 works on many chunks at once, where they stand side by side and begin at a multiple of
+/// their length.
 const HASHED_TOGETHER: usize = 64 * 1024;
-/// Objects are written one after the other, and few are on their way into the bucket at a time.
-static OBJECTS: Pool = Pool::new(4);
+/// Messages below this are copied into the object, others stay where they are: a piece has a price too.
+const COPIED_BELOW: usize = 4 * 1024;
+
+/// An object being written: what is small is copied together, what is large is a piece of its own.
+struct Writing {
+    pieces: Pieces,
+    copied: BytesMut,
+    hasher: blake3::Hasher,
+    unhashed: Vec<u8>,
+}
+
+impl Writing {
+    /// `copied`: bytes of what is small, all together.
+    fn new(copied: usize) -> Self {
+        Self {
+            pieces: Pieces::default(),
+            copied: BytesMut::with_capacity(copied),
+            hasher: blake3::Hasher::new(),
+            unhashed: Vec::with_capacity(HASHED_TOGETHER),
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.copied.put_slice(bytes);
+        self.hash(bytes);
+    }
+
+    fn message(&mut self, message: &Bytes) {
+        if message.len() < COPIED_BELOW {
+            return self.copy(message);
+        }
+        self.pieces.push(self.copied.split().freeze());
+        self.pieces.push(message.clone());
+        self.hash(message);
+    }
+
+    fn hash(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(HASHED_TOGETHER - self.unhashed.len()));
+            self.unhashed.extend_from_slice(now);
+            if self.unhashed.len() == HASHED_TOGETHER {
+                self.hasher.update(&self.unhashed);
+                self.unhashed.clear();
+            }
+            bytes = rest;
+        }
+    }
+
+    fn end(mut self) -> (Pieces, Hash) {
+        self.pieces.push(self.copied.freeze());
+        self.hasher.update(&self.unhashed);
+        (self.pieces, Hash(*self.hasher.finalize().as_bytes()))
+    }
+}
 
 /// Writes a window object. `segments` in the order of their keys; events in log order, each as it stood in the log.
 #[must_use]
 pub fn encode(header: &Header, segments: &[SealedSegment], events: &[(Writer, LogTime, Bytes)]) -> Bytes {
-    encode_with_hash(header, segments, events).0
+    encode_with_hash(header, segments, events).0.joined()
 }
 
-/// The same, with the object's link of the chain.
+/// The same in pieces, with the object's link of the chain.
 #[must_use]
 pub fn encode_with_hash(
     header: &Header,
     segments: &[SealedSegment],
     events: &[(Writer, LogTime, Bytes)],
-) -> (Bytes, Hash) {
+) -> (Pieces, Hash) {
     debug_assert!(segments.is_sorted_by(|a, b| a.key < b.key), "I3: one order of segments");
-    let body_end = MAGIC.len() + segments.iter().map(|segment| segment.frames.len()).sum::<usize>();
-    let footer = footer_to_wire(header, segments, events);
-    // To the byte: a window is megabytes, and growing takes as much again.
-    let mut object = OBJECTS.take(body_end + footer.encoded_len() + TRAILER_BYTES);
-    let (mut hasher, mut hashed) = (blake3::Hasher::new(), 0);
-    object.put_slice(MAGIC);
-    for frame in segments.iter().flat_map(|segment| &segment.frames.frames) {
-        object.put_slice(&frame.header());
-        object.put_slice(&frame.message);
-        while let Some(piece) = object.get(hashed..hashed + HASHED_TOGETHER) {
-            hasher.update(piece);
-            hashed += HASHED_TOGETHER;
-        }
+    let end = end_of_object(&footer_to_wire(header, segments, events));
+    let frames = || segments.iter().flat_map(|segment| &segment.frames.frames);
+    let small = |frame: &Frame| Some(frame.message.len()).filter(|length| *length < COPIED_BELOW).unwrap_or(0);
+    let copied = frames().map(|frame| FRAME_HEADER_BYTES + small(frame)).sum::<usize>();
+    let mut object = Writing::new(MAGIC.len() + copied + end.len());
+    object.copy(MAGIC);
+    for frame in frames() {
+        object.copy(&frame.header());
+        object.message(&frame.message);
     }
-    put_footer(&mut object, &footer);
-    hasher.update(&object[hashed..]);
-    let written = object.split().freeze();
-    OBJECTS.give(object);
-    (written, Hash(*hasher.finalize().as_bytes()))
+    object.copy(&end);
+    object.end()
 }
 
 fn footer_to_wire(
@@ -517,12 +563,14 @@ fn footer_to_wire(
     }
 }
 
-fn put_footer(object: &mut BytesMut, footer: &wire::WindowFooter) {
-    let footer = footer.encode_to_vec();
-    object.put_slice(&footer);
-    object.put_u32_le(u32::try_from(footer.len()).expect("a footer is far below 4 GiB"));
-    object.put_u32_le(crc32c::crc32c(&footer));
-    object.put_slice(TRAILER_MAGIC);
+/// Footer and trailer: an object's end.
+fn end_of_object(footer: &wire::WindowFooter) -> Vec<u8> {
+    let mut end = footer.encode_to_vec();
+    let (length, crc32c) = (end.len(), crc32c::crc32c(&end));
+    end.put_u32_le(u32::try_from(length).expect("a footer is far below 4 GiB"));
+    end.put_u32_le(crc32c);
+    end.put_slice(TRAILER_MAGIC);
+    end
 }
 
 impl Window {
@@ -855,8 +903,9 @@ mod tests {
                 span: Default::default(),
                 keyframes: Vec::new(),
             };
-            let (object, hash) = encode_with_hash(&header(), &[segment], &[]);
-            assert_eq!(hash, Hash::of(&object));
+            let (pieces, hash) = encode_with_hash(&header(), &[segment], &[]);
+            let object = pieces.joined();
+            assert_eq!((hash, object.len()), (Hash::of(&object), pieces.len()));
             let window = Window::parse(object).expect("whole");
             assert_eq!(window.batches(&window.segments[0]).expect("whole").count() as u64, batches);
         }

@@ -4,7 +4,6 @@
 //! goes into it or comes out of it is falsified instead.
 
 use roomreel_ingest::room::SealedWindow;
-use roomreel_shared::window::Hash;
 use roomreel_shared::window::{self, Header, SealedSegment, SegmentFrames, Window};
 
 /// A mistake.
@@ -80,7 +79,7 @@ impl Bug {
 
 /// Writes a window anew with a falsified header or body, as a wrong fold would have.
 pub(super) fn falsify(sealed: &mut SealedWindow, header: impl FnOnce(&mut Header), late_twice: bool, swap: bool) {
-    let window = Window::parse(sealed.object.clone()).expect("a core's window can be read");
+    let window = Window::parse(sealed.object.joined()).expect("a core's window can be read");
     header(&mut sealed.header);
     let segments: Vec<SealedSegment> = window
         .segments
@@ -110,6 +109,5 @@ pub(super) fn falsify(sealed: &mut SealedWindow, header: impl FnOnce(&mut Header
         .collect();
     let events: Vec<_> =
         window.events.iter().map(|stored| (stored.writer.clone(), stored.log_time, stored.event.encode())).collect();
-    sealed.object = window::encode(&sealed.header, &segments, &events);
-    sealed.hash = Hash::of(&sealed.object);
+    (sealed.object, sealed.hash) = window::encode_with_hash(&sealed.header, &segments, &events);
 }

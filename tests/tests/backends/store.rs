@@ -12,6 +12,7 @@ use roomreel_backends::probe;
 use roomreel_backends::s3::{S3Config, S3Credentials, S3Store};
 use roomreel_shared::id::{RecordingId, RoomId, TenantId};
 use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError, Upload, UploadedPart};
 use roomreel_tests::servers::S3Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +26,7 @@ fn keys(recording: &str) -> RecordingKeys {
 async fn contract(store: &dyn ObjectStore) {
     objects_are_written_read_and_removed(store).await;
     one_of_many_creates_succeeds(store).await;
+    pieces_are_one_object(store).await;
     uploads_become_objects_once(store).await;
     listings_are_in_order(store).await;
     assert!(probe::conditional_create(store, 77).await.expect("asked"), "the store has conditional creates");
@@ -61,6 +63,20 @@ async fn one_of_many_creates_succeeds(store: &dyn ObjectStore) {
     let winners: Vec<_> = futures::future::join_all((0..16).map(create)).await.into_iter().flatten().collect();
     let [winner] = winners[..] else { panic!("{winners:?} all created it") };
     assert_eq!(store.get(&key).await.expect("read"), format!("writer {winner}"));
+}
+
+async fn pieces_are_one_object(store: &dyn ObjectStore) {
+    let key = keys("pieces").window(0);
+    let mut pieces = Pieces::default();
+    for number in 0..40_u8 {
+        pieces.push(vec![number; 1 + 500 * usize::from(number)].into());
+    }
+    store.create_of(&key, pieces.clone()).await.expect("created");
+    assert_eq!(store.get(&key).await.expect("read"), pieces.joined());
+    let again = store.create_of(&key, pieces.slice(0..9)).await;
+    assert!(matches!(&again, Err(StoreError::AlreadyExists { .. })), "{again:?}");
+    store.create_of(&keys("pieces").window(1), Pieces::default()).await.expect("none of them make an empty object");
+    assert_eq!(store.size(&keys("pieces").window(1)).await.expect("asked"), 0);
 }
 
 async fn uploads_become_objects_once(store: &dyn ObjectStore) {
@@ -170,9 +186,14 @@ async fn a_directory_keeps_the_contract() {
 
 #[tokio::test]
 async fn s3_keeps_the_contract() {
+    // What is sent is hashed for the signature, or it is not.
+    for sign_payload in [true, false] {
+        let server = S3Server::start().await.expect("an S3 starts");
+        let config = S3Config { sign_payload: Some(sign_payload), ..server.config() };
+        contract(&S3Store::connect(config).await.expect("connected")).await;
+    }
     let server = S3Server::start().await.expect("an S3 starts");
     let store = S3Store::connect(server.config()).await.expect("connected");
-    contract(&store).await;
     let keys = keys("many");
     if let Some(directory) = server.directory() {
         write_windows(&directory, &keys, 1100);

@@ -7,6 +7,7 @@
 //! Does not own the question whether the store honours conditions: [`crate::probe`].
 
 mod answer;
+mod body;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use roomreel_shared::key::Key;
+use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::{Listed, ObjectStore, OpenUpload, StoreError, Upload, UploadedPart};
 
 use self::answer::Answers;
@@ -143,10 +145,14 @@ impl S3Store {
         }
     }
 
-    async fn send_put(&self, key: &Key, body: Bytes, put: PutObjectFluentBuilder) -> Result<(), StoreError> {
+    async fn send_put(&self, key: &Key, body: Pieces, put: PutObjectFluentBuilder) -> Result<(), StoreError> {
         let limit = answer_limit(body.len());
-        let put = put.body(ByteStream::from(body)).customize();
-        let put = if self.signs_payload { put } else { put.disable_payload_signing() };
+        let put = if self.signs_payload {
+            // The SDK hashes one piece of memory only.
+            put.body(ByteStream::from(body.joined())).customize()
+        } else {
+            put.body(ByteStream::new(body::of(body))).customize().disable_payload_signing()
+        };
         self.answered(key, limit, put.send()).await?.map_err(|e| self.answers.of(key, e))?;
         Ok(())
     }
@@ -236,13 +242,17 @@ async fn client(config: &S3Config) -> Client {
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn create(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        self.create_of(key, body.into()).await
+    }
+
+    async fn create_of(&self, key: &Key, body: Pieces) -> Result<(), StoreError> {
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str()).if_none_match("*");
         self.send_put(key, body, put).await
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
         let put = self.client.put_object().bucket(&self.bucket).key(key.as_str());
-        self.send_put(key, body, put).await
+        self.send_put(key, body.into(), put).await
     }
 
     async fn get(&self, key: &Key) -> Result<Bytes, StoreError> {

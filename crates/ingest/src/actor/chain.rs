@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use roomreel_shared::cluster::{self, FoldSpec, Progress};
 use roomreel_shared::key::{Key, RecordingKeys};
+use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, Ports, StoreError};
 use roomreel_shared::window::Window;
 use tracing::Instrument as _;
@@ -121,15 +121,15 @@ async fn resolve(store: Arc<dyn ObjectStore>, key: Key, window: Box<SealedWindow
     }
 }
 
-async fn create(store: &dyn ObjectStore, key: &Key, object: Bytes) -> Result<(), StoreError> {
+async fn create(store: &dyn ObjectStore, key: &Key, object: Pieces) -> Result<(), StoreError> {
     if object.len() <= WHOLE_BYTES {
-        return store.create(key, object).await;
+        return store.create_of(key, object).await;
     }
     let upload = store.begin_upload(key).await?;
     let mut parts = Vec::new();
     let mut result = Ok(());
     for (number, start) in (1..).zip((0..object.len()).step_by(PART_BYTES)) {
-        let part = object.slice(start..object.len().min(start + PART_BYTES));
+        let part = object.slice(start..start + PART_BYTES).joined();
         match store.upload_part(&upload, number, part).await {
             Ok(part) => parts.push(part),
             Err(error) => {
@@ -151,6 +151,7 @@ async fn create(store: &dyn ObjectStore, key: &Key, object: Bytes) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use roomreel_backends::memory::MemoryStore;
     use roomreel_backends::memory::faults::{Fault, Operation, Script};
 
@@ -165,18 +166,18 @@ mod tests {
         let keys = RecordingKeys::new(&story::tenant(), &story::room(), &story::recording());
         let object: Bytes = (0..=WHOLE_BYTES).map(|at| at as u8).collect::<Vec<_>>().into();
         faults.push(Operation::UploadPart, Fault::FailBefore);
-        let failed = create(&faulty, &keys.window(0), object.clone()).await;
+        let failed = create(&faulty, &keys.window(0), object.clone().into()).await;
         assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
         assert!(
             matches!(store.get(&keys.window(0)).await, Err(StoreError::NotFound { .. })),
             "half of it is not there"
         );
         faults.push(Operation::CompleteUpload, Fault::LoseAnswer);
-        let unsaid = create(&faulty, &keys.window(0), object.clone()).await;
+        let unsaid = create(&faulty, &keys.window(0), object.clone().into()).await;
         assert!(matches!(after_create(&unsaid), Step::ReadBackLater), "{unsaid:?}");
         let stored = store.get(&keys.window(0)).await.expect("it is there");
         assert!(stored == object, "in its order");
-        let again = create(&faulty, &keys.window(0), object).await;
+        let again = create(&faulty, &keys.window(0), object.into()).await;
         assert!(matches!(again, Err(StoreError::AlreadyExists { .. })), "one create wins: {again:?}");
         assert_eq!(faults.remaining(), 0);
     }

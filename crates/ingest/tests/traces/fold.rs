@@ -24,7 +24,7 @@ impl Folded {
         for output in outputs {
             match output {
                 FoldOutput::Commit(window) => {
-                    self.windows.push(Window::parse(window.object).expect("an own window can be read"));
+                    self.windows.push(Window::parse(window.object.joined()).expect("an own window can be read"));
                 }
                 FoldOutput::Damaged(damaged) => self.damaged.push(damaged),
                 FoldOutput::RequestReplay(request) => self.replays.push(request),

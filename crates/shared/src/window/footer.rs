@@ -154,6 +154,6 @@ fn object(mut wire: wire::WindowFooter, media: &BTreeMap<usize, Bytes>) -> Bytes
             None => segment.crc32c = crc32c::crc32c(&[]),
         }
     }
-    super::put_footer(&mut object, &wire);
+    object.put_slice(&super::end_of_object(&wire));
     object.freeze()
 }

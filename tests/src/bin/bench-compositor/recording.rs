@@ -86,7 +86,7 @@ impl Recording {
         // The last one last: it says that all are there.
         for window in windows {
             ensure!(window.header.gaps.is_empty(), "the recording has gaps: {:?}", window.header.gaps);
-            store.put(&keys.window(window.header.window), window.object).await?;
+            store.put(&keys.window(window.header.window), window.object.joined()).await?;
         }
         ensure!(store.size(&last).await.is_ok(), "the recording has fewer windows than {last} says");
         Ok(recording)

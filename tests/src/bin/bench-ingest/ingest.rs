@@ -14,6 +14,7 @@ use roomreel_ingest::{IngestConfig, IngestNode};
 use roomreel_shared::cluster::{self, Assignment, FoldSpec, Progress};
 use roomreel_shared::id::NodeId;
 use roomreel_shared::key::Key;
+use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::{Change, Coordination as _, Listed, ObjectStore, Ports, StoreError, Upload, UploadedPart};
 
 use crate::usage::{self, Sample, Stopwatch};
@@ -34,10 +35,14 @@ impl Counted {
 #[async_trait]
 impl ObjectStore for Counted {
     async fn create(&self, key: &Key, body: Bytes) -> Result<(), StoreError> {
+        self.create_of(key, body.into()).await
+    }
+
+    async fn create_of(&self, key: &Key, body: Pieces) -> Result<(), StoreError> {
         self.puts.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
         match &self.bucket {
-            Some(bucket) => bucket.create(key, body).await,
+            Some(bucket) => bucket.create_of(key, body).await,
             None => Ok(()),
         }
     }

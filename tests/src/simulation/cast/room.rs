@@ -282,7 +282,7 @@ impl Room {
             commit.at = env.now + Duration::from_millis(env.rng.random_range(1..=40));
             commit.step = match commit.step {
                 Step::Create => {
-                    let answer = env.create(&key, &commit.window.object);
+                    let answer = env.create(&key, &commit.window.object.joined());
                     commit.failures += u32::from(answer.is_err());
                     mistaken_create(env, &answer, &mut commit).unwrap_or_else(|| after_create(&answer))
                 }
@@ -321,7 +321,7 @@ impl Room {
                             self.state = State::Loading { at: env.now, failures: 0 };
                             continue;
                         }
-                        Some(Bug::ZombieOverwrites) => env.store.put(&key, &commit.window.object),
+                        Some(Bug::ZombieOverwrites) => env.store.put(&key, &commit.window.object.joined()),
                         _ => {}
                     }
                     env.tell(format!("epoch {held} is fenced by {current}"));
