@@ -4,6 +4,7 @@
 //! recorded (ingest does), nor which node renders what (the coordinator does).
 
 pub mod actor;
+mod allocator;
 pub mod captions;
 mod claim;
 pub mod decode;

@@ -18,6 +18,7 @@ use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
 
+use crate::allocator;
 use crate::decode::SAMPLE_RATE;
 use crate::documents::quality::{RenderQuality, TrackQuality};
 use crate::encode::{self, AudioConfig, EncodedSlice, Encoder, Grid, VideoConfig};
@@ -111,6 +112,13 @@ impl Track {
         }
     }
 
+    fn let_go(&mut self) {
+        match &mut self.media {
+            TrackMedia::Video(track) => track.let_go(),
+            TrackMedia::Audio(track) => track.let_go(),
+        }
+    }
+
     /// What is to be said in words.
     fn complaint(&self, key: &TrackKey) -> Option<String> {
         let complaint = match &self.media {
@@ -189,6 +197,7 @@ impl RenderCore {
     /// # Errors
     /// Any [`Error`] but [`Error::WrongRecording`].
     pub fn new(spec: CompositeSpec, fold: FoldSpec) -> Result<Self, Error> {
+        allocator::settle();
         spec.check()?;
         let stage = Stage::new(&spec.layout, &spec)?;
         let encoder = Encoder::new(&spec, fold.window_ms, 0)?;
@@ -368,7 +377,9 @@ impl RenderCore {
         }
         self.warm_up = Some(frames.end..last + 1);
         let samples_end = (frames.end * i64::from(SAMPLE_RATE)).div_euclid(i64::from(self.spec.fps));
-        self.warm_up(start, frames, samples_end)
+        self.warm_up(start, frames, samples_end)?;
+        self.tracks.values_mut().for_each(Track::let_go);
+        Ok(())
     }
 
     fn warm_up(&mut self, start: RoomTime, frames: Range<i64>, samples_end: i64) -> Result<(), Error> {
@@ -442,6 +453,10 @@ impl RenderCore {
         let Some(due) = self.schedule.next_due() else { return Ok(None) };
         self.render(&due)?;
         self.forget_ended();
+        // Before the next window is read.
+        if self.next_number().is_none() {
+            self.tracks.values_mut().for_each(Track::let_go);
+        }
         self.finished = due.last;
         let Some(mut encoder) = self.encoder.take() else { return Ok(None) };
         let encoded = if due.last {

@@ -37,6 +37,13 @@ pub struct MediaPacket {
     pub orientation: Option<Orientation>,
 }
 
+impl MediaPacket {
+    /// The same in memory of its own.
+    fn detached(&self) -> Self {
+        Self { payload: Bytes::copy_from_slice(&self.payload), ..self.clone() }
+    }
+}
+
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -61,10 +68,18 @@ pub struct Popped {
     pub restarts: bool,
 }
 
+/// A packet that waits, and the round in which it came.
+#[derive(Debug)]
+struct Waiting {
+    packet: MediaPacket,
+    round: u64,
+}
+
 /// The packets of one RTP stream that wait for their turn.
 #[derive(Debug, Default)]
 pub struct Reorder {
-    waiting: BTreeMap<u64, MediaPacket>,
+    waiting: BTreeMap<u64, Waiting>,
+    round: u64,
     highest: Option<ExtendedSequenceNumber>,
     newest_receive: RoomTime,
     /// Number of the packet whose turn is next; `None` before the first.
@@ -103,7 +118,8 @@ impl Reorder {
                 self.insert(first.extend(sequence), packet)
             }
             _ => {
-                self.stray = Some(packet);
+                // It may wait for ever.
+                self.stray = Some(packet.detached());
                 Pushed::Refused
             }
         }
@@ -128,8 +144,23 @@ impl Reorder {
             return Pushed::Refused;
         }
         self.highest = Some(self.highest.map_or(extended, |highest| highest.max(extended)));
-        self.waiting.insert(extended.0, packet);
+        self.waiting.insert(extended.0, Waiting { packet, round: self.round });
         Pushed::Waiting
+    }
+
+    /// What comes from here on is of another object than what came before.
+    pub fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// Copies what still waits of the objects before the newest one, which is little once their time is over: a payload is a part of its
+    /// object and would keep all of it in memory.
+    pub fn let_go(&mut self) {
+        let round = self.round;
+        for waiting in self.waiting.values_mut().filter(|waiting| waiting.round < round) {
+            waiting.packet = waiting.packet.detached();
+            waiting.round = u64::MAX;
+        }
     }
 
     /// Whether a packet with this number is missing among those that wait: a retransmission could be of this stream.
@@ -150,7 +181,7 @@ impl Reorder {
     /// The packet whose turn is next.
     #[must_use]
     pub fn peek(&self) -> Option<&MediaPacket> {
-        self.waiting.first_key_value().map(|(_, packet)| packet)
+        self.waiting.first_key_value().map(|(_, waiting)| &waiting.packet)
     }
 
     /// The next packet, if its media lies before `end`.
@@ -159,7 +190,7 @@ impl Reorder {
     }
 
     fn pop(&mut self) -> Option<Popped> {
-        let (number, packet) = self.waiting.pop_first()?;
+        let (number, Waiting { packet, .. }) = self.waiting.pop_first()?;
         let restarts = self.restarts.iter().any(|first| *first <= number);
         self.restarts.retain(|first| *first > number);
         let missing = match self.next {
@@ -300,6 +331,23 @@ mod tests {
         assert_eq!(push(&mut reorder, 20_001, 4), Pushed::Waiting);
         assert_eq!(drain(&mut reorder), [(100, 0), (101, 0), (20_000, 0), (20_001, 0)]);
         assert_eq!(push(&mut reorder, 30_000, 3 - STALE_US), Pushed::Refused);
+    }
+
+    #[test]
+    fn what_waits_long_keeps_no_object_in_memory() {
+        let mut reorder = Reorder::default();
+        let objects = [1_u8, 2, 3].map(|byte| Bytes::copy_from_slice(&[byte; 100]));
+        for (sequence, object) in [100, 101, 40_000].into_iter().zip(&objects) {
+            reorder.begin_round();
+            let packet = MediaPacket { payload: object.slice(1..3), ..packet(sequence, 0) };
+            reorder.push(packet, RoomTime::default());
+        }
+        assert_eq!(objects.each_ref().map(Bytes::is_unique), [false, false, true], "a stray one may wait for ever");
+        reorder.let_go();
+        assert_eq!(objects.each_ref().map(Bytes::is_unique), [true, true, true]);
+        let payloads: Vec<_> =
+            std::iter::from_fn(|| reorder.pop_before(END)).map(|popped| popped.packet.payload).collect();
+        assert_eq!(payloads, [&[1, 1][..], &[2, 2]]);
     }
 
     #[test]

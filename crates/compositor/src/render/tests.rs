@@ -322,6 +322,21 @@ fn a_warm_up_does_not_wait_for_the_slice() {
 }
 
 #[test]
+fn windows_are_let_go_of_when_their_time_is_over() {
+    let mut core = RenderCore::new(spec(), fold()).expect("a layout and an encoder");
+    let mut objects = Vec::new();
+    let mut held = Vec::new();
+    for window in windows() {
+        core.push_window(&window).expect("its recording");
+        objects.push(window.object().clone());
+        drop(window);
+        while core.next_slice().expect("the encoder works").is_some() {}
+        held.push(objects.iter().filter(|object| !object.is_unique()).count());
+    }
+    assert_eq!(held, [1, 1, 1], "the newest one alone");
+}
+
+#[test]
 fn another_recordings_window_is_refused() {
     let other = FoldSpec { recording: RecordingId::new("other").expect("valid"), ..fold() };
     let mut core = RenderCore::new(spec(), other).expect("a layout and an encoder");

@@ -250,8 +250,14 @@ impl Intake {
         })
     }
 
+    /// Lets go of the windows before the newest one, which are over but for a few packets.
+    pub(crate) fn let_go(&mut self) {
+        self.streams.values_mut().for_each(|stream| stream.order.let_go());
+    }
+
     /// Puts what was received on the room's clock, by all that the window has told about it.
     pub(crate) fn place(&mut self, participant: &ParticipantClock) {
+        self.streams.values_mut().for_each(|stream| stream.order.begin_round());
         for Received { ssrc, mut packet, position, receive } in std::mem::take(&mut self.received) {
             let Some(stream) = self.streams.get_mut(&ssrc) else { continue };
             packet.time = stream.clock.room_time(position, participant);

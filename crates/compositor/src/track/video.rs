@@ -235,6 +235,11 @@ impl VideoTrack {
         self.intake.place(participant);
     }
 
+    /// Lets go of the windows before the newest one, which are over but for a few packets.
+    pub fn let_go(&mut self) {
+        self.intake.let_go();
+    }
+
     #[cfg(test)]
     pub(crate) fn waiting_packets(&mut self) -> usize {
         self.intake.waiting_packets()
