@@ -599,6 +599,20 @@ fn without_compositors_or_ingest_a_recording_is_given_up_in_time() {
 }
 
 #[test]
+fn a_host_is_known_where_the_log_has_lost_the_beginning() {
+    let mut cluster = recording_cluster();
+    let recording = cluster.the_recording().recording.id.clone();
+    // Another leader reads a log that begins later.
+    cluster.rooms = Rooms::new(1, Policy::default(), Duration::from_secs(60));
+    cluster.event("standup", producer_created());
+    cluster.settle();
+    cluster.request("r1", Some("guest"), Wish::Stop { recording: recording.clone() });
+    assert!(matches!(cluster.answer("r1"), Err(Refusal::NotAuthorised { .. })));
+    cluster.request("r2", Some("host"), Wish::Stop { recording });
+    assert_eq!(cluster.answer("r2").expect("it is its host").stop_reason, Some(StopReason::Requested));
+}
+
+#[test]
 fn requests_are_granted_and_refused_by_room_and_role() {
     let policy = Policy { who_can_record: Audience::CoHost, co_host_ids: vec![id("bo")], ..Policy::default() };
     let mut cluster = Cluster::new(1, 1);
