@@ -186,7 +186,7 @@ pub struct TokenArgs {
     /// Whom the token names as its subject.
     #[arg(long, value_name = "NAME", default_value = "operator")]
     subject: String,
-    /// Participant the token is for: its role in the room decides what it may. Without, a service that may everything.
+    /// Participant the token is for: its role in the room decides what it may. Without it, a service, which may do everything.
     #[arg(long, value_name = "PEER")]
     peer: Option<PeerId>,
     /// How long the token is good for.

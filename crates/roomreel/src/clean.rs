@@ -20,12 +20,13 @@ use crate::{output, outside};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  roomreel clean --store s3://recordings --etcd-endpoints http://etcd:2379               mark, and say what may go
-  roomreel clean --store s3://recordings --etcd-endpoints http://etcd:2379 --delete      and delete it
+  roomreel clean --store s3://recordings --etcd-endpoints http://etcd:2379
+  roomreel clean --store s3://recordings --etcd-endpoints http://etcd:2379 --delete
 
-Each run marks what it finds with the time, below clean/ in the bucket. --delete deletes what has been marked for the grace,
-is unchanged since and is part of nothing still. Windows, recordings that are under way and names that roomreel does not give
-are never touched. Needs etcd and a leader, to know what is under way. Exits with 1 if something could not be looked at or deleted.")]
+Each run marks what it finds with the time, below clean/ in the bucket, and says what may go. \
+--delete deletes what has been marked for the grace, is unchanged since and is part of nothing still. \
+Windows, recordings that are under way and names that roomreel does not give are never touched. \
+Needs etcd and a leader, to know what is under way. Exits with 1 if something could not be looked at or deleted.")]
 pub struct CleanArgs {
     /// Delete what may go; without it, only mark and tell.
     #[arg(long)]
@@ -47,8 +48,8 @@ pub struct CleanArgs {
 /// # Errors
 /// If nobody leads, or the bucket or the coordination store does not answer.
 pub async fn run(args: &CleanArgs) -> anyhow::Result<bool> {
-    let coordination = outside::coordination(&args.coordination).await?;
     let store = args.store.open().await?;
+    let coordination = outside::coordination(&args.coordination).await?;
     let now = OffsetDateTime::now_utc();
     let cleaner = Cleaner { store: &*store, coordination: &*coordination, grace: args.grace };
     let report = cleaner.run(now, rand::random(), args.delete).await?;

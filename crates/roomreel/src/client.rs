@@ -12,7 +12,8 @@ use roomreel_backends::secret::{Secret, without_credentials};
 use roomreel_shared::id::{PeerId, RecordingId, RoomId};
 use roomreel_shared::recording::Recording;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::format_description::well_known::Iso8601;
+use time::{Date, OffsetDateTime};
 
 use crate::config::secret;
 use crate::output;
@@ -56,9 +57,10 @@ impl ApiArgs {
 #[command(after_long_help = "\
 Examples:
   roomreel record standup
-  roomreel record standup --record-layout grid --api-url https://recorder.example.com --api-token-file api-token")]
+  roomreel record standup --record-layout grid --api-url https://recorder.example.com \\
+    --api-token-file api-token")]
 pub struct RecordArgs {
-    /// The room.
+    /// Id of the room, as its SFU names it.
     room: RoomId,
     /// Layout of the composite. [default: the cluster's]
     #[arg(long, value_name = "NAME")]
@@ -74,7 +76,7 @@ pub struct RecordArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  roomreel stop 01kaj0v6zq3w8n5x2r7m4c9d1e")]
 pub struct StopArgs {
-    /// The recording.
+    /// Id of the recording, as `roomreel status` shows it.
     recording: RecordingId,
     #[command(flatten)]
     api: ApiArgs,
@@ -89,11 +91,11 @@ Examples:
   roomreel status 01kaj0v6zq3w8n5x2r7m4c9d1e      one recording, with its files
   roomreel status --json")]
 pub struct StatusArgs {
-    /// The recording; without it, all of a day.
+    /// Id of a recording; without it, all of a day are shown.
     recording: Option<RecordingId>,
     /// Day on which the rooms opened, yyyy-mm-dd in UTC. [default: today]
-    #[arg(long, value_name = "DATE", conflicts_with = "recording")]
-    date: Option<String>,
+    #[arg(long, value_name = "DATE", conflicts_with = "recording", value_parser = date)]
+    date: Option<Date>,
     #[command(flatten)]
     api: ApiArgs,
 }
@@ -132,8 +134,8 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<bool> {
     let answer = match &args.recording {
         Some(recording) => api.get(&["v1", "recordings", recording.as_str()])?,
         None => {
-            let today = OffsetDateTime::now_utc().date().to_string();
-            api.list(args.date.as_deref().unwrap_or(&today))?
+            let today = OffsetDateTime::now_utc().date();
+            api.list(&args.date.unwrap_or(today).to_string())?
         }
     };
     show(&args.api, &answer)
@@ -202,8 +204,12 @@ impl<'a> Api<'a> {
     /// With the address and the token that were given.
     ///
     /// # Errors
-    /// If the token cannot be read.
+    /// If the address is none, or the token cannot be read.
     pub fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
+        let shown = without_credentials(&args.api_url);
+        if !["http://", "https://"].iter().any(|scheme| args.api_url.starts_with(scheme)) {
+            bail!("api_url {shown} is not the address of an API; write http://HOST:PORT or https://HOST");
+        }
         let token = secret("api_token", &args.api_token, &args.api_token_file)?;
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(REQUEST_LIMIT))
@@ -286,6 +292,10 @@ impl<'a> Api<'a> {
         };
         bail!("{shown} answered {status}: {said}{hint}");
     }
+}
+
+fn date(text: &str) -> Result<Date, String> {
+    Date::parse(text, &Iso8601::DATE).map_err(|_| "it is no day of the form yyyy-mm-dd".to_owned())
 }
 
 /// One part of a path: everything but what never has a meaning in one is percent-encoded (RFC 3986 section 2.3).

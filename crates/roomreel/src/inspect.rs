@@ -26,12 +26,12 @@ use crate::settings::StoreArgs;
 #[command(after_long_help = "\
 Examples:
   roomreel inspect 00000003.win
-  roomreel inspect out/demo/default/rooms/demo/recordings/01kaj0…      every window of a recording, from a directory
+  roomreel inspect out/demo/default/rooms/demo/recordings/01kaj0…
   roomreel inspect acme/rooms/standup/recordings/01kaj0…/ --store s3://recordings --json
 
 Exits with 1 if a window cannot be read or the chain of windows is broken.")]
 pub struct InspectArgs {
-    /// A window object, a directory of a recording, or (with --store) the prefix of a recording in the bucket.
+    /// A window object, a directory of a recording, or (with --store) its prefix in the bucket, or its id.
     #[arg(value_name = "WINDOW|RECORDING")]
     target: String,
     /// Print one JSON document instead of text.

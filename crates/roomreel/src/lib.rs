@@ -47,8 +47,8 @@ Examples:
   roomreel dev --data data                         every role in one process, API on 127.0.0.1:8080
   roomreel status                                  what is being recorded
 
-Every --flag of a command is also the environment variable ROOMREEL_FLAG and the key `flag` of the TOML file that
---config names. Flags win over the environment, the environment over the file.
+Every --flag of a command is also the environment variable ROOMREEL_FLAG and the key `flag` of the TOML file \
+that --config names. Flags win over the environment, the environment over the file.
 `roomreel COMMAND --help` says what a command does and knows."
 )]
 struct Cli {

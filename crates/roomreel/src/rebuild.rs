@@ -17,10 +17,11 @@ use crate::{output, outside};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  roomreel rebuild --store s3://recordings --etcd-endpoints http://etcd:2379             say what would be done
-  roomreel rebuild --store s3://recordings --etcd-endpoints http://etcd:2379 --apply     do it
+  roomreel rebuild --store s3://recordings --etcd-endpoints http://etcd:2379
+  roomreel rebuild --store s3://recordings --etcd-endpoints http://etcd:2379 --apply
 
-Scans every recording of the bucket. Records that are in etcd are left as they are, so running it again is harmless.
+Scans every recording of the bucket and says what is to be done; --apply does it. \
+Records that are in etcd are left as they are, so running it again is harmless. \
 Exits with 1 if a recording may be unfinished and cannot be restored.")]
 pub struct RebuildArgs {
     /// Write to etcd; without it, only tell.
@@ -42,8 +43,8 @@ pub struct RebuildArgs {
 /// # Errors
 /// If the bucket or the coordination store does not answer.
 pub async fn run(args: &RebuildArgs) -> anyhow::Result<bool> {
-    let coordination = outside::coordination(&args.coordination).await?;
     let store = args.store.open().await?;
+    let coordination = outside::coordination(&args.coordination).await?;
     let found = rebuild::scan(&*store, args.cluster.shards).await.context("scan the bucket")?;
     let (told, settled) = perform(&*coordination, &found, args.apply).await?;
     output::print(told)?;

@@ -22,13 +22,13 @@ use crate::settings::StoreArgs;
 #[command(after_long_help = "\
 Examples:
   roomreel export out/demo/default/rooms/demo/recordings/01kaj0… --out tracks
-  roomreel export acme/rooms/standup/recordings/01kaj0… --store s3://recordings --format mjr --out tracks
+  roomreel export 01kaj0v6zq3w8n5x2r7m4c9d1e --store s3://recordings --format mjr --out mjr
   roomreel export out/demo/default/rooms/demo/recordings/01kaj0… --what captions --out captions
 
-A recording that is not finished is exported as far as it goes. Exits with 1 if a window is damaged or missing; what can be
-read is written all the same.")]
+A recording that is not finished is exported as far as it goes. \
+Exits with 1 if a window is damaged or missing; what can be read is written all the same.")]
 pub struct ExportArgs {
-    /// A directory of a recording, or (with --store) the prefix of a recording in the bucket.
+    /// A directory of a recording; or (with --store) its prefix in the bucket, or its id.
     #[arg(value_name = "RECORDING")]
     target: String,
     /// Directory for the files; it may exist.

@@ -1,4 +1,4 @@
-//! The objects of one recording, from a bucket or a directory.
+//! Recordings as a user names them, and the windows of one, from a bucket or a directory.
 //!
 //! Owns how a user names a recording. Does not own what is done with it.
 
@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use roomreel_shared::key::Key;
+use roomreel_coordinator::bucket;
+use roomreel_shared::key::{Key, RecordingName};
 use roomreel_shared::ports::{Listed, ObjectStore, StoreError};
 
 use crate::outside;
@@ -17,6 +18,46 @@ use crate::settings::StoreArgs;
 
 /// Windows that are fetched ahead of the one being read.
 const FETCH_AHEAD: usize = 4;
+/// Parts of a recording's prefix: {tenant}/rooms/{room}/recordings/{recording}
+const LEVELS: usize = 5;
+
+/// The recording that `target` names, and where it is: by its directory, or with a store that is given by its prefix or its id.
+///
+/// # Errors
+/// If there is none, or no such store.
+pub async fn find(target: &str, store: &StoreArgs) -> anyhow::Result<(Arc<dyn ObjectStore>, RecordingName)> {
+    if store.is_given() {
+        let store = store.open().await?;
+        let name = match RecordingName::of(target) {
+            Some(name) => name,
+            None => look_up(&*store, target).await?,
+        };
+        return Ok((store, name));
+    }
+    let path = directory(target)?.canonicalize().with_context(|| target.to_owned())?;
+    let name = path.ancestors().nth(LEVELS).and_then(|root| {
+        let below = path.strip_prefix(root).ok()?.to_str()?;
+        Some((root, RecordingName::of(below)?))
+    });
+    let Some((root, name)) = name else {
+        bail!("{target} is not the directory of a recording: …/TENANT/rooms/ROOM/recordings/RECORDING");
+    };
+    Ok((outside::directory(root).await?, name))
+}
+
+async fn look_up(store: &dyn ObjectStore, id: &str) -> anyhow::Result<RecordingName> {
+    let all = bucket::recordings(store).await.context("look for the recording")?;
+    let found = all.into_iter().find(|name| name.recording.as_str() == id);
+    found.with_context(|| format!("there is no recording {id} in the store"))
+}
+
+fn directory(target: &str) -> anyhow::Result<&Path> {
+    let path = Path::new(target);
+    if !path.is_dir() {
+        bail!("there is no directory {target}; for a recording in a bucket give --store as well");
+    }
+    Ok(path)
+}
 
 /// Where a recording's objects are.
 pub struct RecordingFiles {
@@ -28,7 +69,7 @@ pub struct RecordingFiles {
 }
 
 impl RecordingFiles {
-    /// Opens `target`: a directory, or with a store that is given the prefix of a recording in it.
+    /// Opens `target`: a directory, or with a store that is given the prefix or the id of a recording in it.
     ///
     /// # Errors
     /// If there is no such directory, or no such store.
@@ -36,12 +77,14 @@ impl RecordingFiles {
         let target = target.trim_end_matches('/');
         let target = target.strip_suffix("/windows").unwrap_or(target).to_owned();
         if store.is_given() {
-            return Ok(Self { store: store.open().await?, windows: format!("{target}/windows/"), target });
+            let store = store.open().await?;
+            let windows = match target.contains('/') {
+                true => format!("{target}/windows/"),
+                false => look_up(&*store, &target).await?.keys().windows_prefix(),
+            };
+            return Ok(Self { store, windows, target });
         }
-        let path = Path::new(&target);
-        if !path.is_dir() {
-            bail!("there is no directory {target}; for a recording in a bucket give --store as well");
-        }
+        let path = directory(&target)?;
         // Windows that were copied somewhere need no more than a directory.
         let windows = if path.join("windows").is_dir() { "windows/" } else { "" };
         Ok(Self { store: outside::directory(path).await?, windows: windows.to_owned(), target })

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use tokio::task::{JoinSet, block_in_place};
 
 use crate::client::{Api, ApiArgs};
 use crate::output::{self, Progress};
-use crate::outside;
+use crate::recording_files;
 use crate::roles::CompositeSettings;
 use crate::sandbox::SandboxSettings;
 use crate::settings::StoreArgs;
@@ -45,13 +45,15 @@ const RANGES_PER_CORE: u64 = 3;
 #[command(after_long_help = "\
 Examples:
   roomreel render 01kaj0v6zq3w8n5x2r7m4c9d1e --layout speaker --wait
-  roomreel render 01kaj0v6zq3w8n5x2r7m4c9d1e --layout presentation --from 1:30 --to 5m --hide bo --id pitch
+  roomreel render 01kaj0v6zq3w8n5x2r7m4c9d1e --layout presentation --from 1:30 --to 5m --hide bo \\
+    --id pitch
   roomreel render out/demo/default/rooms/demo/recordings/01kaj0… --layout pip
-  roomreel render 01kaj0v6zq3w8n5x2r7m4c9d1e --store s3://recordings --layout \"$(cat regions.json)\" --id stage
+  roomreel render 01kaj0v6zq3w8n5x2r7m4c9d1e --store s3://recordings \\
+    --layout \"$(cat regions.json)\" --id stage
 
-Without --store, and with an id, the cluster behind the API renders, on all its compositors. With --store, or a recording's
-directory, this process does, on all cores; no cluster is needed. Either way the result stands beside the recording, which
-lists it, and a render that was interrupted goes on when it is asked for again.")]
+Without --store, and with an id, the cluster behind the API renders, on all its compositors. \
+With --store, or a recording's directory, this process does, on all cores; no cluster is needed. \
+Either way the result stands beside the recording, which lists it, and a render that was interrupted goes on when it is asked for again.")]
 pub struct RenderArgs {
     /// The recording: its id, or its directory, or (with --store) its id or prefix in the bucket.
     #[arg(value_name = "RECORDING")]
@@ -65,7 +67,7 @@ pub struct RenderArgs {
     /// Participant that is not shown; can be given again.
     #[arg(long, value_name = "PEER")]
     hide: Vec<PeerId>,
-    /// Name of the composite in the bucket. [default: its layout's]
+    /// Name of the composite in the bucket. [default: the name of its layout]
     #[arg(long, value_name = "NAME")]
     id: Option<CompositeId>,
     /// Come back when it is done, not when it is under way.
@@ -127,7 +129,7 @@ impl RenderArgs {
 pub async fn run(args: &RenderArgs) -> anyhow::Result<bool> {
     let spec = args.spec()?;
     if args.store.is_given() || Path::new(&args.target).is_dir() {
-        let (store, name) = find(args).await?;
+        let (store, name) = recording_files::find(&args.target, &args.store).await?;
         let render = here(&store, &name, spec, &args.sandbox).await?;
         return show(args, &render);
     }
@@ -203,32 +205,6 @@ impl Told {
         }
         Ok(())
     }
-}
-
-/// The store and the recording in it that were named.
-async fn find(args: &RenderArgs) -> anyhow::Result<(Arc<dyn ObjectStore>, RecordingName)> {
-    let target = args.target.trim_end_matches('/');
-    if args.store.is_given() {
-        let store = args.store.open().await?;
-        if let Some(name) = RecordingName::of(target) {
-            return Ok((store, name));
-        }
-        let all = roomreel_coordinator::bucket::recordings(&*store).await.context("look for the recording")?;
-        return match all.into_iter().find(|name| name.recording.as_str() == target) {
-            Some(name) => Ok((store, name)),
-            None => bail!("there is no recording {target} in the store"),
-        };
-    }
-    let path = std::fs::canonicalize(target).with_context(|| format!("find {target}"))?;
-    let parts: Vec<_> = path.components().collect();
-    // {tenant}/rooms/{room}/recordings/{recording}
-    let (root, below) = parts.split_at(parts.len().saturating_sub(5));
-    let below: Vec<_> = below.iter().map(|part| part.as_os_str().to_string_lossy()).collect();
-    let name = RecordingName::of(&below.join("/"));
-    let Some(name) = name.filter(|_| root.first() == Some(&Component::RootDir)) else {
-        bail!("{target} is no recording's directory; its path ends in {{tenant}}/rooms/{{room}}/recordings/{{id}}");
-    };
-    Ok((outside::directory(&root.iter().collect::<std::path::PathBuf>()).await?, name))
 }
 
 /// Renders in this process, on all cores.

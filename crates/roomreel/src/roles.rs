@@ -30,7 +30,8 @@ use crate::{health, outside, shutdown, telemetry};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
-  roomreel ingest --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 --store s3://recordings")]
+  roomreel ingest --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 \\
+    --store s3://recordings")]
 pub struct IngestArgs {
     #[command(flatten)]
     service: ServiceArgs,
@@ -44,8 +45,8 @@ pub struct IngestArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
-  roomreel coordinator --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 --store s3://recordings \\
-    --jwt-secret-file /run/secrets/jwt")]
+  roomreel coordinator --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 \\
+    --store s3://recordings --jwt-secret-file /run/secrets/jwt")]
 pub struct CoordinatorArgs {
     #[command(flatten)]
     service: ServiceArgs,
@@ -64,7 +65,8 @@ pub struct CoordinatorArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
-  roomreel compositor --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 --store s3://recordings")]
+  roomreel compositor --nats-url nats://nats:4222 --etcd-endpoints http://etcd:2379 \\
+    --store s3://recordings")]
 pub struct CompositorArgs {
     #[command(flatten)]
     service: ServiceArgs,

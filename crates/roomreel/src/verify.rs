@@ -4,14 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use clap::Args;
 use futures::{StreamExt as _, stream};
-use roomreel_coordinator::bucket;
 use roomreel_shared::key::{Key, RecordingKeys, RecordingName};
 use roomreel_shared::ports::{Listed, ObjectStore};
 use roomreel_shared::recording::Recording;
@@ -19,7 +17,7 @@ use roomreel_shared::verify::{Area, Checker, Composite, Verdict, box_header, med
 use serde::Serialize;
 
 use crate::settings::StoreArgs;
-use crate::{output, outside};
+use crate::{output, recording_files};
 
 /// Objects that are fetched ahead of the one being checked.
 const FETCH_AHEAD: usize = 4;
@@ -32,9 +30,9 @@ const MAX_BOXES: usize = 64;
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  roomreel verify out/demo/default/rooms/demo/recordings/01kaj0…             a recording in a directory
+  roomreel verify out/demo/default/rooms/demo/recordings/01kaj0…
   roomreel verify acme/rooms/standup/recordings/01kaj0… --store s3://recordings
-  roomreel verify 01kaj0… --store s3://recordings --json                     by its id: looks for it in the bucket
+  roomreel verify 01kaj0v6zq3w8n5x2r7m4c9d1e --store s3://recordings --json    looks for it
 
 Reads every object of the recording. Exits with 0 if it is sound, with 1 if something is wrong with it.")]
 pub struct VerifyArgs {
@@ -67,7 +65,7 @@ struct Report<'a> {
 /// # Errors
 /// If there is no such recording, or the store does not answer.
 pub async fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
-    let (store, name) = find(args).await?;
+    let (store, name) = recording_files::find(&args.target, &args.store).await?;
     let (recording, verdict) = check(&*store, &name).await?;
     let report = Report {
         tenant: name.tenant.as_str(),
@@ -79,30 +77,6 @@ pub async fn run(args: &VerifyArgs) -> anyhow::Result<bool> {
     };
     output::print(if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { text(&report) })?;
     Ok(verdict.is_sound())
-}
-
-async fn find(args: &VerifyArgs) -> anyhow::Result<(Arc<dyn ObjectStore>, RecordingName)> {
-    let target = args.target.as_str();
-    if args.store.is_given() {
-        let store = args.store.open().await?;
-        if let Some(name) = RecordingName::of(target) {
-            return Ok((store, name));
-        }
-        let found = bucket::recordings(&*store).await.context("look for the recording")?;
-        let found = found.into_iter().find(|name| name.recording.as_str() == target);
-        let name = found.with_context(|| format!("there is no recording {target:?} in the store"))?;
-        return Ok((store, name));
-    }
-    let path = Path::new(target);
-    let path =
-        path.canonicalize().with_context(|| format!("{target}; for a recording in a bucket give --store as well"))?;
-    // {tenant}/rooms/{room}/recordings/{recording}
-    let root = path.ancestors().nth(5).context("this is not the directory of a recording")?;
-    let below = path.strip_prefix(root).ok().and_then(Path::to_str).and_then(RecordingName::of);
-    let Some(name) = below else {
-        bail!("{target} is not the directory of a recording: …/TENANT/rooms/ROOM/recordings/RECORDING");
-    };
-    Ok((outside::directory(root).await?, name))
 }
 
 /// Reads and checks a recording; answers what its `recording.json`, or while it is not final its `unfinished.json`, says.

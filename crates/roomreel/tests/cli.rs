@@ -119,6 +119,7 @@ fn values_are_checked_by_name() {
         (&["demo", "--out", "x", "--speed", "0"], "--speed", "between 0.1 and 100"),
         (&["demo", "--out", "x", "--capture", "x.pcap"], "--events", "required"),
         (&["record", ""], "ROOM", "empty"),
+        (&["status", "--date", "2026-02-30"], "--date", "yyyy-mm-dd"),
     ] {
         let output = roomreel(arguments).output().expect("the binary runs");
         let said = stderr(&output);
@@ -143,6 +144,23 @@ fn what_is_not_there_is_named() {
     let folder_name = folder.path().to_str().expect("a plain path");
     let said = one_line_error(&mut roomreel(&["demo", "--out", folder_name, "--layout", "no-such-layout"]));
     assert!(said.contains("no-such-layout") && said.contains("presentation"), "{said}");
+
+    for command in ["verify", "render"] {
+        let said = one_line_error(&mut roomreel(&[command, "/nonexistent"]));
+        assert!(said.contains("no directory /nonexistent") && said.contains("--store"), "{said}");
+        let said = one_line_error(&mut roomreel(&[command, folder_name]));
+        assert!(said.contains(folder_name) && said.contains("TENANT/rooms/ROOM/recordings/RECORDING"), "{said}");
+    }
+    for arguments in [&["verify", "01r"][..], &["render", "01r"], &["inspect", "01r"], &["export", "01r", "--out=x"]] {
+        let said = one_line_error(roomreel(arguments).arg(&store));
+        assert!(said.contains("no recording 01r in the store"), "{said}");
+    }
+    for command in ["clean", "rebuild"] {
+        let said = one_line_error(&mut roomreel(&[command]));
+        assert!(said.contains("no store is named"), "what was left out is told before what does not answer: {said}");
+    }
+    let said = one_line_error(&mut roomreel(&["status", "--api-url", "recorder.example.com:8080"]));
+    assert!(said.contains("recorder.example.com:8080") && said.contains("http://HOST:PORT"), "{said}");
 
     let said = one_line_error(&mut roomreel(&["inspect", "/nonexistent.win"]));
     assert!(said.contains("/nonexistent.win"), "{said}");
