@@ -357,7 +357,7 @@ impl Rooms {
                 _ => None,
             };
             if let Some((recording, command, paused, stopped)) = seen
-                && (room.recordings.len() < MAX_RECORDINGS || room.recordings.contains_key(recording))
+                && room.has_space_for(recording)
             {
                 let control = room.recordings.entry(recording.clone()).or_default();
                 // The same command appended twice has one effect.
@@ -467,6 +467,15 @@ impl Rooms {
 }
 
 impl Room {
+    /// Whether control entries of a recording can be remembered; one that was stopped makes room for it.
+    fn has_space_for(&mut self, recording: &RecordingId) -> bool {
+        if self.recordings.len() >= MAX_RECORDINGS && !self.recordings.contains_key(recording) {
+            let stopped = self.recordings.iter().find(|(_, seen)| seen.stopped).map(|(id, _)| id.clone());
+            return stopped.is_some_and(|id| self.recordings.remove(&id).is_some());
+        }
+        true
+    }
+
     /// Whether the session is known by later events of this start of an SFU alone.
     fn lacks_beginning(&self, written: EventRef) -> bool {
         !self.session.whole && self.session.opened.incarnation == written.incarnation
@@ -543,6 +552,7 @@ mod tests {
     use crate::testing::{auto, event_payload, event_subject, id, producer_created, room_closed, room_created};
     use bytes::Bytes;
     use proptest::prelude::*;
+    use roomreel_shared::event::StopReason;
 
     const SHARDS: u32 = 4;
 
@@ -714,6 +724,38 @@ mod tests {
             assert_eq!(refused.kind(), kind, "{subject}: {refused}");
         }
         assert_eq!(log.room(), &before);
+    }
+
+    #[test]
+    fn however_many_recordings_a_session_had_the_last_one_is_known() {
+        let mut log = Log::new();
+        log.ok(room_created(None));
+        for n in 0..=MAX_RECORDINGS {
+            let (recording, command) = (id::<RecordingId>(&format!("01r{n}")), format!("{n}"));
+            let started = EventKind::RecordingStarted {
+                recording: recording.clone(),
+                command: command.clone(),
+                requested_by: String::new(),
+                from: None,
+            };
+            let paused = EventKind::RecordingPaused {
+                recording: recording.clone(),
+                command: command.clone() + "p",
+                requested_by: String::new(),
+            };
+            let stopped = EventKind::RecordingStopped {
+                recording: recording.clone(),
+                command: command + "s",
+                requested_by: String::new(),
+                reason: StopReason::Requested,
+            };
+            log.ok(started);
+            log.ok(paused);
+            assert!(log.room().recordings.get(&recording).is_some_and(|seen| seen.paused), "{n}");
+            assert!(log.room().is_recorded());
+            log.ok(stopped);
+        }
+        assert_eq!(log.room().recordings.len(), MAX_RECORDINGS);
     }
 
     #[test]
