@@ -97,11 +97,10 @@ impl Performer {
                 match self.within(START_LIMIT, known).await {
                     Ok(Ok(Some(finished))) => return Ok(Effect::Finished(Box::new(finished))),
                     Ok(Ok(None)) => {}
-                    // The store being away delays no start: a recording that had ended finds its own last window.
-                    Ok(Err(StoreError::Unavailable { .. })) | Err(Error::Silent { .. }) => {
+                    // A store that is away, or refuses, delays no start: a recording that had ended finds its own last window.
+                    Ok(Err(_)) | Err(Error::Silent { .. }) => {
                         tracing::info!(recording = %recording.id, "a recording starts without the bucket's word on it");
                     }
-                    Ok(Err(error)) => return Err(error.into()),
                     Err(error) => return Err(error),
                 }
                 let taken_up = self.taken_up(recording).await?;
