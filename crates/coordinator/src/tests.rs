@@ -759,3 +759,42 @@ async fn a_bucket_that_hangs_delays_no_other_decision() {
     until("all are final", async || world.recordings().await.is_empty().then_some(())).await;
     coordinator.drain().await;
 }
+
+/// The leader before this one was killed between the index, which is written first, and the keys.
+#[tokio::test(start_paused = true)]
+async fn the_final_state_that_was_written_first_stands() {
+    let (mut world, coordinator, recording) = World::recording().await;
+    let first = Recording { state: State::Failed, reason: "written first".to_owned(), ..recording.clone() };
+    let index = index_key(&recording.tenant, &recording.id);
+    world.store.create(&index, to_json(&first)).await.expect("the store is up");
+    let keys = recording.name().keys();
+    world.store.put(&keys.recording_json(), Bytes::from_static(b"{torn")).await.expect("the store is up");
+    assert_eq!(world.complete(&recording.id).await, first);
+    let document = world.store.get(&keys.recording_json()).await.expect("there");
+    assert_eq!(serde_json::from_slice::<Recording>(&document).expect("whole again"), first);
+    assert!(world.store.get(&keys.unfinished_json()).await.is_err(), "nothing is left that says otherwise");
+    sleep(Duration::from_secs(30)).await;
+    assert!(world.recordings().await.is_empty(), "nor does it come back");
+    coordinator.drain().await;
+}
+
+/// What cannot be taken up from the bucket is recorded all the same where policy demands it.
+#[tokio::test(start_paused = true)]
+async fn a_document_that_is_damaged_keeps_no_room_from_being_recorded() {
+    let (mut world, first, recording) = World::recording().await;
+    let keys = recording.name().keys();
+    let started = |event: &RoomEvent| matches!(event.kind, EventKind::RecordingStarted { .. });
+    until("the log knows it", async || world.control("standup").iter().any(started).then_some(())).await;
+    until("it is documented", async || world.store.get(&keys.unfinished_json()).await.ok()).await;
+    first.kill();
+    world.lose_coordination().await;
+    world.store.put(&keys.unfinished_json(), Bytes::from_static(b"{torn")).await.expect("the store is up");
+    let second = world.coordinator("b").await;
+    assert_eq!(world.the_recording().await.id, recording.id);
+    until("its document is whole", async || {
+        serde_json::from_slice::<Recording>(&world.store.get(&keys.unfinished_json()).await.ok()?).ok()
+    })
+    .await;
+    assert_eq!(world.complete(&recording.id).await.state, State::Complete);
+    second.drain().await;
+}
