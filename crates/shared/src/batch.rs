@@ -11,6 +11,9 @@ use crate::wire;
 /// Most bytes a batch may have on the wire; a larger one is refused before anything of it is decoded.
 pub const MAX_BATCH_BYTES: usize = 512 * 1024;
 
+/// What video packets are long, about.
+const FULL_PACKET_BYTES: usize = 1_100;
+
 /// What one publisher start calls itself; never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(u64);
@@ -121,7 +124,10 @@ impl RtpBatch {
         if actual != envelope.body_crc32c {
             return Err(Error::Checksum { expected: envelope.body_crc32c, actual });
         }
-        let body = wire::RtpBatchBody::decode(envelope.body).map_err(|e| Error::Decode(e.to_string()))?;
+        // One allocation for as many packets as are to be expected.
+        let packets = Vec::with_capacity(envelope.body.len() / FULL_PACKET_BYTES + 2);
+        let mut body = wire::RtpBatchBody { packets, ..Default::default() };
+        body.merge(envelope.body).map_err(|e| Error::Decode(e.to_string()))?;
         let incarnation =
             Incarnation::new(body.incarnation).ok_or(Error::Field { field: "incarnation", why: "it is 0" })?;
         if body.packets.is_empty() {

@@ -189,7 +189,7 @@ impl Address {
         let mut next = || tokens.next().ok_or_else(shape);
         let number = next()?;
         // One spelling: neither `01` nor `+1` names the stream `s1`.
-        let shard = number.parse().ok().filter(|shard: &u32| shard.to_string() == number);
+        let shard = number.parse().ok().filter(|_| number == "0" || !number.starts_with(['0', '+']));
         let shard = Shard(shard.ok_or_else(shape)?);
         let tenant = TenantId::from_token(next()?).map_err(id)?;
         let writer = match next()? {
