@@ -14,7 +14,6 @@ pub mod look;
 pub mod output;
 pub mod pieces;
 pub mod policy;
-pub mod pool;
 pub mod ports;
 pub mod recording;
 pub mod rtcp;

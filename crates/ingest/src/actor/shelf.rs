@@ -5,29 +5,21 @@
 //! long, and the connection reads into the same few buffers again, which are in the processor's caches already.
 
 use bytes::{Bytes, BytesMut};
-use roomreel_shared::pool::Pool;
 
 /// How much is taken at a time, and given back when nothing of it is held any more.
 const SHELF_BYTES: usize = 256 * 1024;
-/// Of all rooms: 64 MiB.
-static SHELVES: Pool = Pool::new(256);
 
 /// Where the next payload goes.
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     rest: BytesMut,
-    is_begun: bool,
 }
 
 impl Shelf {
     /// The same bytes, in memory that holds this room's only.
     pub(super) fn put(&mut self, payload: &[u8]) -> Bytes {
         if payload.len() > self.rest.capacity() {
-            let spent = std::mem::replace(&mut self.rest, SHELVES.take(SHELF_BYTES.max(payload.len())));
-            if self.is_begun {
-                SHELVES.give(spent);
-            }
-            self.is_begun = true;
+            self.rest = BytesMut::with_capacity(SHELF_BYTES.max(payload.len()));
         }
         self.rest.extend_from_slice(payload);
         self.rest.split().freeze()
