@@ -185,6 +185,8 @@ pub struct RenderCore {
     encoder: Option<Encoder>,
     /// Sound is decoded for so many samples before those that count.
     sound_warm_up: i64,
+    /// All who ever were in the room, once that is known.
+    people: Option<BTreeSet<PeerId>>,
     /// Up to which sample the tracks have been asked; below 0 before slice 0.
     samples: i64,
     quality: RenderQuality,
@@ -222,6 +224,7 @@ impl RenderCore {
             first: 0,
             encoder: Some(encoder),
             sound_warm_up: SOUND_WARM_UP_SAMPLES,
+            people: None,
             samples: 0,
             quality: RenderQuality::new(spec.id.clone()),
             finished: false,
@@ -311,6 +314,9 @@ impl RenderCore {
         let start = *self.start.get_or_insert(header.room_start + self.from);
         self.schedule.on_window(window);
         self.room.push_window(window);
+        if header.end.is_some() {
+            self.people = header.people();
+        }
         self.announce(window, start);
         // Who has waited for one window without being announced never will be.
         for (key, packet) in std::mem::take(&mut self.orphans) {
@@ -458,6 +464,12 @@ impl RenderCore {
             self.tracks.values_mut().for_each(Track::let_go);
         }
         self.finished = due.last;
+        if let Some(people) = self.people.take_if(|_| due.last)
+            && let Err(error) = self.stage.layout.check_sources(&self.fold.recording, &people)
+        {
+            // While they could still come it was no mistake.
+            self.quality.note(format!("layout: {error}"));
+        }
         let Some(mut encoder) = self.encoder.take() else { return Ok(None) };
         let encoded = if due.last {
             encoder.finish_last()?

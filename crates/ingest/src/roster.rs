@@ -10,15 +10,13 @@ use roomreel_shared::id::{PeerId, SfuId};
 use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::RoomTime;
-use roomreel_shared::window::{AcceptedReason, TrackKey};
+use roomreel_shared::window::{AcceptedReason, MAX_PARTICIPANTS, TrackKey};
 use roomreel_shared::wire;
 
 use crate::track::Admission;
 
 /// Most tracks of a room; a publisher that announces more is hostile.
 pub(crate) const MAX_TRACKS: usize = 4096;
-/// Most participants that are remembered.
-const MAX_PARTICIPANTS: usize = 16_384;
 /// Bytes of a name that every window carries over; the event that says all of it is stored.
 const MAX_NAME_BYTES: usize = 256;
 /// Commands that are remembered as done.

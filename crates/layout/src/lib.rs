@@ -13,9 +13,10 @@ mod scene;
 mod stage;
 mod transition;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use roomreel_shared::id::PeerId;
+use roomreel_shared::id::{PeerId, RecordingId};
 use roomreel_shared::policy::TrackKind;
 
 pub use arrangement::{Arrangement, Content, Fit, Mark, Overlay, Rect, Theme, Tile};
@@ -108,6 +109,15 @@ impl Layout {
     /// [`Error::Document`] with the path of the first region's field that is not.
     pub fn check(&self, width: u32, height: u32) -> Result<(), Error> {
         self.document().map_or(Ok(()), |document| document.check(width, height))
+    }
+
+    /// Whether everybody whom a region document names without a wildcard, shown, heard or left out, was in a recording that has ended;
+    /// `peers` are all that ever were.
+    ///
+    /// # Errors
+    /// [`Error::Document`] with the path of the first name that is nobody's.
+    pub fn check_sources(&self, recording: &RecordingId, peers: &BTreeSet<PeerId>) -> Result<(), Error> {
+        self.document().map_or(Ok(()), |document| document.check_sources(recording, peers))
     }
 
     /// Where everything goes at `t` (since the recording's start) on a canvas of `width` x `height` pixels.

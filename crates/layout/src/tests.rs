@@ -335,6 +335,48 @@ fn what_cannot_be_drawn_is_refused_with_its_path() {
     assert!(in_pixels.arrange(&room(2), 640, 360, &mut LayoutMemory::default(), Duration::ZERO).tiles.is_empty());
 }
 
+#[test]
+fn names_that_are_nobodys_are_refused_with_their_path() {
+    let recording = RecordingId::new("r-1").expect("valid");
+    let peers =
+        |names: &[&str]| -> BTreeSet<_> { names.iter().map(|name| PeerId::new(*name).expect("valid")).collect() };
+    let three = peers(&["alice", "chidi", "会議"]);
+    let refused = |text: &str, peers: &BTreeSet<PeerId>| {
+        named(text).check_sources(&recording, peers).err().map(|error| error.to_string())
+    };
+    for text in [
+        "grid",
+        r#"{"regions": {"main": {}}}"#,
+        r#"{"regions": {"main": {"video_sources": ["alice", "chidi-screen", "会議-video", "b*", "*-screen"]}}}"#,
+        r#"{"regions": {"main": {"video_sources_excluded": ["alice-audio"]}}, "audio_sources": ["chidi-audio", "*"]}"#,
+    ] {
+        assert_eq!(refused(text, &three), None, "{text}");
+    }
+    for (text, expected) in [
+        (
+            r#"{"regions": {"back": {"z_pos": -1}, "main": {"video_sources": ["alice", "bob"]}}}"#,
+            r#"regions.main.video_sources[1]: nobody in recording r-1 is or publishes "bob"; it has alice, chidi, 会議"#,
+        ),
+        (
+            r#"{"regions": {"main": {"video_sources_excluded": ["alice-cam"]}}}"#,
+            r#"regions.main.video_sources_excluded[0]: nobody in recording r-1 is or publishes "alice-cam"; it has"#,
+        ),
+        (r#"{"regions": {"main": {}}, "audio_sources": ["*", "-audio"]}"#, "audio_sources[1]: nobody in recording"),
+        (
+            r#"{"regions": {"main": {}}, "audio_sources_excluded": ["al\u001b[2Jice\""]}"#,
+            r#"audio_sources_excluded[0]: nobody in recording r-1 is or publishes "al[2Jice\"…";"#,
+        ),
+    ] {
+        let error = refused(text, &three).expect(text);
+        assert!(error.starts_with(expected), "{text}\ngave {error}");
+    }
+    let bob = r#"{"regions": {"main": {"video_sources": ["bob"]}}}"#;
+    assert!(refused(bob, &peers(&[])).expect("nobody").ends_with("; there was nobody"));
+    let many: Vec<_> = (0..4000).map(|index| format!("{index:04}{}", "x".repeat(150))).collect();
+    let error = refused(bob, &peers(&many.iter().map(String::as_str).collect::<Vec<_>>())).expect("nobody");
+    assert!(error.ends_with(" and 3995 more") && error.len() < 600, "{error}");
+}
+
 /// Even rows of equal tiles: the gaps between neighbours, and the shape.
 fn check_grid(arrangement: &Arrangement, canvas: Rect) -> Result<(), TestCaseError> {
     let tiles: Vec<_> = arrangement.tiles.iter().map(|tile| tile.rect).collect();

@@ -11,13 +11,15 @@
 //! A window is a piece of the log with an index: batches and events are stored as they were published, so nothing is
 //! lost in a conversion. Owns reading and writing. Does not own what belongs into which window (the fold does).
 
+use std::collections::BTreeSet;
+
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, Incarnation, RtpBatch};
 use crate::event::{self, RoomEvent, StopReason};
-use crate::id::{self, RecordingId, RoomId, SfuId, TenantId, TrackId};
+use crate::id::{self, PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
 use crate::pieces::Pieces;
 use crate::rtp::{RtpTimestamp, Ssrc};
 use crate::subject::Writer;
@@ -27,6 +29,9 @@ use crate::wire;
 mod footer;
 
 pub use footer::{FetchError, Footer};
+
+/// Most participants that a window carries over.
+pub const MAX_PARTICIPANTS: usize = 16_384;
 
 const MAGIC: &[u8; 8] = b"RRWIN\x01\r\n";
 const TRAILER_MAGIC: &[u8; 4] = b"RRWE";
@@ -295,7 +300,24 @@ impl Header {
             Missing::Network { .. } => false,
             Missing::Accepted { reason, .. } => !reason.is_intentional(),
         });
-        lacks_packets || self.carry_over.event_streams.iter().any(|stream| !stream.missing.is_empty())
+        lacks_packets || self.lacks_events()
+    }
+
+    fn lacks_events(&self) -> bool {
+        self.carry_over.event_streams.iter().any(|stream| !stream.missing.is_empty())
+    }
+
+    /// Everybody who was in the room until the window's end, and whoever sent something. `None` where there may have been others:
+    /// the log lost events, or there were more than are carried over.
+    #[must_use]
+    pub fn people(&self) -> Option<BTreeSet<PeerId>> {
+        let carried = &self.carry_over;
+        if self.lacks_events() || carried.participants.len() >= MAX_PARTICIPANTS {
+            return None;
+        }
+        let joined = carried.participants.iter().map(|participant| &participant.peer_id);
+        let sent = carried.tracks.iter().filter_map(|track| Some(&track.producer.as_ref()?.peer_id));
+        Some(joined.chain(sent).filter_map(|id| PeerId::new(id.clone()).ok()).collect())
     }
 }
 
@@ -909,6 +931,28 @@ mod tests {
             let window = Window::parse(object).expect("whole");
             assert_eq!(window.batches(&window.segments[0]).expect("whole").count() as u64, batches);
         }
+    }
+
+    #[test]
+    fn a_window_tells_who_was_there() {
+        let state = |id: &str| wire::ParticipantState { peer_id: id.to_owned(), ..Default::default() };
+        let track = |id: &str| {
+            let producer = Some(wire::ProducerCreated { peer_id: id.to_owned(), ..Default::default() });
+            wire::TrackState { producer, ..Default::default() }
+        };
+        let mut header = header();
+        header.carry_over.participants = vec![state("amara"), state(""), state("bo")];
+        header.carry_over.tracks = vec![track("bo"), track("screenshare-bo"), wire::TrackState::default()];
+        let people = |header: &Header| Some(header.people()?.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(people(&header), Some(["amara", "bo", "screenshare-bo"].map(str::to_owned).to_vec()));
+        let lost = wire::EventStreamState { missing: vec![Default::default()], ..Default::default() };
+        let lossy = Header {
+            carry_over: wire::CarryOver { event_streams: vec![lost], ..header.carry_over.clone() },
+            ..header.clone()
+        };
+        assert_eq!(people(&lossy), None);
+        header.carry_over.participants = vec![state("amara"); MAX_PARTICIPANTS];
+        assert_eq!(people(&header), None);
     }
 
     #[test]

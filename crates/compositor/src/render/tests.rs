@@ -322,6 +322,14 @@ fn a_warm_up_does_not_wait_for_the_slice() {
 }
 
 #[test]
+fn names_in_a_layout_that_were_nobodys_are_noted() {
+    let layout = r#"{"regions": {"main": {"video_sources": ["*", "bob"]}}}"#.to_owned();
+    let (_, core) = rendered(RenderCore::new(CompositeSpec { layout, ..spec() }, fold()).expect("a layout"));
+    let note = r#"layout: regions.main.video_sources[1]: nobody in recording 01r is or publishes "bob"; there was nobody"#;
+    assert_eq!(core.quality().notes, [note]);
+}
+
+#[test]
 fn windows_are_let_go_of_when_their_time_is_over() {
     let mut core = RenderCore::new(spec(), fold()).expect("a layout and an encoder");
     let mut objects = Vec::new();

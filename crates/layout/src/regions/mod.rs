@@ -5,6 +5,7 @@
 
 mod parse;
 mod pattern;
+mod unknown;
 
 use std::time::Duration;
 
@@ -74,7 +75,7 @@ impl Document {
         parse::document(text)
     }
 
-    /// Whether stretches in which nobody is in the room are left out.
+    /// Whether a late render leaves out what is before the first media and behind the last.
     #[must_use]
     pub fn trim(&self) -> bool {
         self.trim

@@ -237,7 +237,8 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
+/// As much of a text as an error repeats.
+pub(super) fn shortened(text: &str) -> String {
     const MAX_ECHO: usize = 60;
     let mut short: String = text.chars().filter(|c| !c.is_control()).take(MAX_ECHO).collect();
     if short.len() < text.len() {

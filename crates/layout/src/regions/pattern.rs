@@ -11,6 +11,11 @@ impl Pattern {
         Self(text.to_owned())
     }
 
+    /// The one name that it stands for.
+    pub fn literal(&self) -> Option<&str> {
+        (!self.0.contains('*')).then_some(&self.0)
+    }
+
     /// Whether it is the peer's id, or the id and `-audio`, `-video` or `-screen`: the names of tracks in the bucket.
     pub fn names(&self, peer: &PeerId, suffix: &str) -> bool {
         matches(&self.0, peer.as_str()) || matches(&self.0, &format!("{peer}-{suffix}"))
