@@ -5,20 +5,28 @@
 //! of writing takes nothing back. What the recording lists of late renders is read from these documents ([`listed`]), never written.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
+use roomreel_layout::{Document, Layout};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
-use roomreel_shared::id::CompositeId;
+use roomreel_shared::id::{CompositeId, PeerId};
 use roomreel_shared::key::{RecordingKeys, RecordingName};
 use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::{Listed, ObjectStore, StoreError};
 use roomreel_shared::recording::Recording;
+use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{FetchError, Footer};
 use time::OffsetDateTime;
 
 use crate::perform::to_json;
+
+/// Footers that are read at once.
+const CONCURRENCY: usize = 16;
 
 /// A field that cannot be as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +53,11 @@ pub fn check_composite(path: &str, composite: &CompositeSpec) -> Result<(), Fiel
 /// # Errors
 /// The first field that is out of its range.
 pub fn check_layout(layout: &str, width: u32, height: u32) -> Result<(), FieldError> {
-    let layout = roomreel_layout::parse(layout).and_then(|layout| layout.check(width, height));
-    layout.map_err(|error| match error {
+    roomreel_layout::parse(layout).and_then(|layout| layout.check(width, height)).map_err(refused)
+}
+
+fn refused(error: roomreel_layout::Error) -> FieldError {
+    match error {
         roomreel_layout::Error::Document { path, why } if path != "layout" => {
             FieldError { path: format!("layout.{path}"), why }
         }
@@ -54,7 +65,7 @@ pub fn check_layout(layout: &str, width: u32, height: u32) -> Result<(), FieldEr
         unknown @ roomreel_layout::Error::UnknownName { .. } => {
             FieldError { path: "layout".to_owned(), why: unknown.to_string() }
         }
-    })
+    }
 }
 
 /// Why a recording cannot be rendered again.
@@ -75,19 +86,14 @@ pub struct Source {
     pub fold: FoldSpec,
     /// Its length on the room's clock.
     pub length: Duration,
+    /// All who ever were there, where that is known.
+    people: Option<BTreeSet<PeerId>>,
+    /// Where its media begins and ends on the recording's clock, if that was looked for and found.
+    media: Option<Range<Duration>>,
 }
 
 impl Source {
-    /// Looks at the windows of a recording.
-    ///
-    /// # Errors
-    /// Either [`SourceError`].
-    pub async fn of(store: &dyn ObjectStore, name: &RecordingName) -> Result<Self, SourceError> {
-        let listed = store.list(&name.keys().windows_prefix()).await?;
-        Self::of_listed(store, name, &listed).await
-    }
-
-    /// The same, where its windows are in a listing that was made before.
+    /// As the windows in this listing tell.
     ///
     /// # Errors
     /// Either [`SourceError`].
@@ -128,7 +134,22 @@ impl Source {
             policy: Policy::default(),
             epoch_base: 0,
         };
-        Ok(Self { fold, length: end.room_end.saturating_since(header.room_start) })
+        let length = end.room_end.saturating_since(header.room_start);
+        Ok(Self { fold, length, people: header.people(), media: None })
+    }
+
+    /// Looks at the windows of a recording as far as what is asked of it needs.
+    ///
+    /// # Errors
+    /// Either [`SourceError`].
+    pub async fn asked(store: &dyn ObjectStore, name: &RecordingName, spec: &LateSpec) -> Result<Self, SourceError> {
+        let listed = store.list(&name.keys().windows_prefix()).await?;
+        let source = Self::of_listed(store, name, &listed).await?;
+        // What is no layout is refused by `render`.
+        let layout = roomreel_layout::parse(&spec.composite.layout).ok();
+        let is_trimmed = layout.as_ref().and_then(Layout::document).is_some_and(Document::trim);
+        let media = if is_trimmed { media(store, name, &listed).await? } else { None };
+        Ok(Self { media, ..source })
     }
 
     /// Slices of a composite of the whole of it.
@@ -143,8 +164,13 @@ impl Source {
     /// The first field that is out of its range.
     pub fn render(&self, spec: LateSpec, requested_by: &str, now: OffsetDateTime) -> Result<ActiveRender, FieldError> {
         check_composite("composite", &spec.composite)?;
+        if let Some(people) = &self.people {
+            let layout = roomreel_layout::parse(&spec.composite.layout);
+            let checked = layout.and_then(|layout| layout.check_sources(&self.fold.recording, people));
+            checked.map_err(refused).map_err(|e| FieldError { path: format!("composite.{}", e.path), why: e.why })?;
+        }
         spec.check(self.length).map_err(|e| FieldError { path: e.field.to_owned(), why: e.why })?;
-        let stretch = spec.stretch(self.length);
+        let stretch = trimmed(spec.stretch(self.length), self.media.as_ref());
         let division = Division::of(&stretch, Duration::from_millis(self.fold.window_ms));
         let us = |at: Duration| u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
         let render = LateRender {
@@ -169,6 +195,54 @@ impl Source {
             done: BTreeSet::new(),
         })
     }
+}
+
+/// Where the first packet of a recording was received, and the last one, on its clock; `None` if there is none. Footers are read from both ends
+/// as far as there are no packets.
+async fn media(
+    store: &dyn ObjectStore,
+    name: &RecordingName,
+    listed: &[Listed],
+) -> Result<Option<Range<Duration>>, SourceError> {
+    let keys = name.keys();
+    let windows: Vec<_> =
+        listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
+    let first = heard(store, &keys, windows.iter().copied()).await?;
+    let last = heard(store, &keys, windows.iter().rev().copied()).await?;
+    Ok(first.zip(last).map(|(first, last)| first.start..last.end))
+}
+
+/// Where the media of the first of these windows that has any begins and ends.
+async fn heard(
+    store: &dyn ObjectStore,
+    keys: &RecordingKeys,
+    windows: impl Iterator<Item = (u64, u64)>,
+) -> Result<Option<Range<Duration>>, SourceError> {
+    let footers = windows.map(async |(number, size)| (number, Footer::fetch(store, &keys.window(number), size).await));
+    let mut footers = pin!(stream::iter(footers).buffered(CONCURRENCY));
+    while let Some((number, footer)) = footers.next().await {
+        let footer = footer.map_err(|error| match error {
+            FetchError::Store(error) => SourceError::Store(error),
+            FetchError::Window(error) => SourceError::NotRenderable(format!("window {number}: {error}")),
+        })?;
+        let window = footer.window();
+        let sent = || window.segments.iter().filter(|segment| segment.packets > segment.invalid_packets);
+        let span = sent().map(|sent| sent.first_time).min().zip(sent().map(|sent| sent.last_time).max());
+        if let Some((first, last)) = span {
+            let at = |time: RoomTime| time.saturating_since(window.header.room_start);
+            return Ok(Some(at(first)..at(last)));
+        }
+    }
+    Ok(None)
+}
+
+/// What of a stretch is left without its empty head and tail, in whole milliseconds. One without any media stays as it is.
+fn trimmed(stretch: Range<Duration>, media: Option<&Range<Duration>>) -> Range<Duration> {
+    let Some(media) = media else { return stretch };
+    let ms = |us: u128| Duration::from_millis(u64::try_from(us).unwrap_or(u64::MAX));
+    let (first, last) = (ms(media.start.as_micros() / 1000), ms(media.end.as_micros().div_ceil(1000)));
+    let left = stretch.start.max(first)..stretch.end.min(last);
+    if left.is_empty() { stretch } else { left }
 }
 
 /// Binds a composite's id to what is asked of it: creates its `render.json`, or answers the one that is there.
@@ -254,4 +328,29 @@ pub async fn listed(store: &dyn ObjectStore, mut recording: Recording) -> Result
         recording.files.dedup();
     }
     Ok(recording)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_head_and_tail_are_left_out() {
+        let stretch = |from: u64, to: u64| Duration::from_micros(from)..Duration::from_micros(to);
+        let media = stretch(2_000_700, 7_999_100);
+        for (asked, media, left) in [
+            (stretch(0, 10_000_000), Some(&media), stretch(2_000_000, 8_000_000)),
+            (stretch(0, 10_000_000), None, stretch(0, 10_000_000)),
+            (stretch(3_000_000, 10_000_000), Some(&media), stretch(3_000_000, 8_000_000)),
+            (stretch(0, 5_000_000), Some(&media), stretch(2_000_000, 5_000_000)),
+            (stretch(4_000_000, 5_000_000), Some(&media), stretch(4_000_000, 5_000_000)),
+            // Nothing would be left.
+            (stretch(0, 2_000_000), Some(&media), stretch(0, 2_000_000)),
+            (stretch(9_000_000, 10_000_000), Some(&media), stretch(9_000_000, 10_000_000)),
+            // The recording ended before the last packet was received.
+            (stretch(0, 7_000_000), Some(&media), stretch(2_000_000, 7_000_000)),
+        ] {
+            assert_eq!(trimmed(asked.clone(), media), left, "{asked:?}");
+        }
+    }
 }

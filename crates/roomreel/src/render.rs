@@ -215,7 +215,7 @@ async fn here(
     sandbox: &SandboxSettings,
 ) -> anyhow::Result<LateRender> {
     let isolation = sandbox.isolation()?;
-    let source = Source::of(&**store, name).await.context("look at the recording")?;
+    let source = Source::asked(&**store, name, &spec).await.context("look at the recording")?;
     let mut active = source.render(spec, "", OffsetDateTime::now_utc())?;
     let composite = active.render.spec.composite.id.clone();
     let keys = name.keys();

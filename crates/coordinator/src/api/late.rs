@@ -39,7 +39,7 @@ pub async fn ask(
         return Err(Problem::not_ended());
     }
     let composite = spec.composite.id.clone();
-    let source = Source::of(&*ports.store, &recording.name()).await.map_err(|error| match error {
+    let source = Source::asked(&*ports.store, &recording.name(), &spec).await.map_err(|error| match error {
         SourceError::Store(error) => error.into(),
         SourceError::NotRenderable(why) => Problem::not_renderable(why),
     })?;

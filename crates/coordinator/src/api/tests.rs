@@ -455,6 +455,10 @@ async fn a_recording_is_rendered_again() {
             of_layout(r#"{"regions":{"a":{"video_sources":["bo",""]}}}"#.into()),
             "composite.layout.regions.a.video_sources[1]: \"\" is not a source's name",
         ),
+        (
+            of_layout(r#"{"regions":{"a":{"video_sources":["*","bob"]}}}"#.into()),
+            "composite.layout.regions.a.video_sources[1]: nobody in recording",
+        ),
         (of_layout(r#"{"regions":{"a":{"audience":["bo"]}}}"#.into()), "composite.layout.regions.a.audience: no such"),
         (of_layout(r#"{"resolution":"0x0","regions":{"a":{}}}"#.into()), "composite.layout.resolution: \"0x0\" is not"),
         (of_layout(many(101)), "composite.layout.regions: 101 regions"),
