@@ -53,7 +53,7 @@ bench-ingest: setup-test ## what ingest costs beside a raw async-nats consumer, 
 setup-bench: ## the same, with GStreamer, beside which the compositor is measured
 	@scripts/setup bench
 
-bench-compositor: setup-bench ## CPU per second of output for 1 to 25 participants, beside FFmpeg and GStreamer, and memory (30 min; ROUNDS=1: 10; ONLY=memory: 1)
+bench-compositor: setup-bench ## CPU per second of output for 1 to 25 participants, beside FFmpeg and GStreamer, and memory (35 min; ROUNDS=1: 15; ONLY=memory: 6)
 	RUST_BACKTRACE=0 cargo run --package roomreel-tests --bin bench-compositor
 
 hls-check: ## play the demo's HLS from start to end with hls.js; needs node, npm and chromium

@@ -4,9 +4,9 @@
 //! that such blocks are common, puts those that follow between the small pieces, and can give nothing of it back: a render of 25 tracks took
 //! 70 MB more after a minute.
 
-/// Larger than pictures of 1080 lines, which come and go all the time, and smaller than windows that matter.
+/// Larger than a plane of 1080 lines, which come and go all the time, and smaller than windows that matter.
 #[cfg(target_env = "gnu")]
-const OWN_MAPPING_BYTES: libc::c_int = 4 << 20;
+const OWN_MAPPING_BYTES: libc::c_int = 2 << 20;
 
 /// Large blocks stay apart from small ones, for all of the process.
 pub(crate) fn settle() {

@@ -85,8 +85,8 @@ async fn measure(directory: &Path) -> Result<()> {
     }
     let mut rooms = Vec::new();
     for count in counts {
-        let simulcast = Recording::prepare(directory, &bench.clips, count, Recorded::AllLayers).await?;
-        let single = Recording::prepare(directory, &bench.clips, count, Recorded::Layer(LAYERS[0])).await?;
+        let simulcast = Recording::prepare(directory, &bench.clips, count, Recorded::AllLayers, 1).await?;
+        let single = Recording::prepare(directory, &bench.clips, count, Recorded::Layer(LAYERS[0]), 1).await?;
         rooms.push(Room { count, simulcast, single });
     }
 

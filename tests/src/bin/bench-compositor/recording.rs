@@ -58,22 +58,28 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A room of `count` participants below `directory`; made if it is not there.
-    pub async fn prepare(directory: &Path, clips: &Clips, count: usize, recorded: Recorded) -> Result<Self> {
+    /// A room of `count` participants below `directory`, in which the clips come `times` times; made if it is not there.
+    pub async fn prepare(
+        directory: &Path,
+        clips: &Clips,
+        count: usize,
+        recorded: Recorded,
+        times: usize,
+    ) -> Result<Self> {
         let (name, layers) = match recorded {
             Recorded::AllLayers => ("simulcast".to_owned(), LAYERS.to_vec()),
             Recorded::Layer(lines) => (format!("single-{lines}"), vec![lines]),
         };
-        let recording = Self { directory: directory.join("bucket"), spec: spec(&format!("{name}-{count}"))? };
+        let recording = Self { directory: directory.join("bucket"), spec: spec(&format!("{name}-{count}-{times}"))? };
         let store = DirectoryStore::open(&recording.directory)?;
         let keys = recording.keys();
-        let last = keys.window((SECONDS as u64 * 1000).div_ceil(WINDOW_MS) - 1);
+        let last = keys.window((SECONDS as u64 * 1000 * times as u64).div_ceil(WINDOW_MS) - 1);
         if store.size(&last).await.is_ok() {
             return Ok(recording);
         }
         let mut fold = Fold::new(recording.spec.clone(), Identity { epoch: 1, nonce: 1 }, FoldConfig::default());
         let mut windows = Vec::new();
-        for entry in log(&recording.spec, clips, count, &layers)? {
+        for entry in log(&recording.spec, clips, count, &layers, times)? {
             for output in fold.on_entry(entry) {
                 match output {
                     FoldOutput::Commit(window) => windows.push(window),
@@ -122,7 +128,7 @@ fn incarnation() -> Result<Incarnation> {
 }
 
 /// The room's log in the order of time.
-fn log(spec: &FoldSpec, clips: &Clips, count: usize, layers: &[usize]) -> Result<Vec<LogEntry>> {
+fn log(spec: &FoldSpec, clips: &Clips, count: usize, layers: &[usize], times: usize) -> Result<Vec<LogEntry>> {
     let mut script = Script { spec, entries: Vec::new(), events: 0 };
     let policy = Some(spec.policy.clone());
     let (room_name, meeting_type) = (spec.room.to_string(), String::new());
@@ -140,7 +146,9 @@ fn log(spec: &FoldSpec, clips: &Clips, count: usize, layers: &[usize]) -> Result
         script.event(0, joined)?;
         let mut streams = Vec::new();
         for (layer, lines) in layers.iter().enumerate() {
-            let [pictures, sound] = demux(&clips.path(participant, *lines))?;
+            let [pictures, mut sound] = demux(&clips.path(participant, *lines))?;
+            sound.truncate((SECONDS as i64 * 1_000_000 / SOUND_US) as usize);
+            let [pictures, sound] = [pictures, sound].map(|clip| vec![clip; times].concat());
             let ssrc = (participant * 10 + layer + 1) as u32;
             streams.push((ssrc, pictures));
             if layer == 0 {
@@ -159,7 +167,7 @@ fn log(spec: &FoldSpec, clips: &Clips, count: usize, layers: &[usize]) -> Result
         script.event(0, EventKind::ProducerCreated(camera))?;
         script.media(&track, streams.iter().flat_map(|(ssrc, pictures)| video(*ssrc, pictures)).collect())?;
     }
-    script.event(SECONDS as i64 * 1_000_000, EventKind::RoomClosed { reason: "the end".to_owned() })?;
+    script.event((SECONDS * times) as i64 * 1_000_000, EventKind::RoomClosed { reason: "the end".to_owned() })?;
     script.entries.sort_by_key(|entry| entry.time);
     for (sequence, entry) in (1..).zip(&mut script.entries) {
         entry.sequence = sequence;
