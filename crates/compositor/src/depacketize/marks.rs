@@ -43,4 +43,6 @@ pub struct Marks {
     pub picture: Option<Count>,
     /// How many pictures ago those were that it builds on, where it says so.
     pub references: Option<Vec<u32>>,
+    /// The same of all those that it or a later one may build on, where it names them: no other is kept.
+    pub keeps: Option<Vec<u32>>,
 }

@@ -93,14 +93,15 @@ impl VideoDepacketizer {
 
 impl VideoDepacketizer {
     /// What these payloads of one picture, which need not be all, say of those it builds on. `None` where the format, or this sender,
-    /// does not tell. H.264 is read by the parameter sets that [`Self::picture`] has seen.
+    /// does not tell. H.264 and H.265 are read by the parameter sets that [`Self::picture`] has seen.
     #[must_use]
     pub fn marks(&self, payloads: &[Bytes]) -> Option<Marks> {
         match self {
             Self::Vp8 => vp8::marks(payloads),
             Self::Vp9 => vp9::marks(payloads),
             Self::H264(kept) => kept.marks(payloads),
-            Self::H265(_) | Self::Av1 => None,
+            Self::H265(kept) => kept.marks(payloads),
+            Self::Av1 => None,
         }
     }
 }

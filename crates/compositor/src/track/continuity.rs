@@ -82,6 +82,10 @@ impl Continuity {
         let base = marks.base.map(|base| base.number);
         if let Some((references, picture)) = marks.references.as_ref().zip(picture) {
             let ago = |age: &u32| (picture.number + picture.modulus - age % picture.modulus) % picture.modulus;
+            if let Some(keeps) = &marks.keeps {
+                let kept: Vec<u32> = keeps.iter().map(ago).collect();
+                self.given.retain(|number| kept.contains(number));
+            }
             let has_all = references.iter().map(ago).all(|reference| self.given.contains(&reference));
             let is_admitted = is_key || (has_all && (!references.is_empty() || !self.awaits_key()));
             if is_key {
@@ -205,5 +209,10 @@ mod tests {
         assert!(take(&mut state, &picture(4, &[2]), 0));
         state.break_off();
         assert!(!take(&mut state, &picture(5, &[1]), 0));
+        // Numbers come round: what is not named any more is not there any more.
+        let mut state = Continuity::default();
+        let keeping = |number, age| Marks { keeps: Some(vec![age]), ..picture(number, &[age]) };
+        assert!(state.admit(Some(&picture(5, &[])), true) && take(&mut state, &keeping(6, 1), 0));
+        assert!(!take(&mut state, &keeping(20, 1), 13) && !take(&mut state, &keeping(7, 1), 114));
     }
 }

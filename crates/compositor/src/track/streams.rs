@@ -16,7 +16,7 @@ use crate::decode::VideoDecoder;
 use crate::depacketize::VideoDepacketizer;
 use crate::depacketize::orientation;
 use crate::depacketize::reorder::{MediaPacket, Reorder};
-use crate::render::tests::vp8_of;
+use crate::render::tests::{coded, vp8_of};
 use crate::timeline::clock::ParticipantClock;
 
 /// The packets of a file of rtptools, and when they were sent, milliseconds.
@@ -120,6 +120,49 @@ fn a_lost_picture_of_an_upper_layer_freezes_nothing() {
             assert!(whole - left <= 6, "{name}: packet {index} costs {} of {whole}", whole - left);
         }
     }
+}
+
+/// A stream of H.265 by libx265, in two slices a picture, of which every other is one that nothing builds on.
+fn h265() -> Vec<(i64, PacketView)> {
+    let parameters = "log-level=none:bframes=3:b-adapt=0:keyint=999:scenecut=0:rc-lookahead=5:ref=2:slices=2";
+    let options = [("preset", "ultrafast"), ("x265-params", parameters)];
+    let pictures = coded("libx265", &options, (320, 180), 40, |canvas, index| {
+        let stride = canvas.stride(0);
+        for (row, line) in canvas.plane_mut(0).chunks_mut(stride).enumerate() {
+            line.iter_mut().enumerate().for_each(|(column, luma)| *luma = ((row ^ (column + 5 * index)) * 3) as u8);
+        }
+    });
+    let mut packets = Vec::new();
+    for (index, picture) in (0_u32..).zip(&pictures) {
+        let starts: Vec<_> = (0..picture.len()).filter(|at| picture[*at..].starts_with(&[0, 0, 1])).collect();
+        let ends = starts.iter().skip(1).copied().chain([picture.len()]);
+        let units: Vec<_> = starts.iter().zip(ends).map(|(start, end)| &picture[start + 3..end]).collect();
+        for (place, unit) in (1..).zip(&units) {
+            let at = i64::from(index) * 100_000;
+            let packet = rtp(1, 96, packets.len() as u16, index * 9000, place == units.len(), unit, at);
+            let PacketData::Rtp(bytes) = packet.data else { panic!("it is RTP") };
+            packets.push((at / 1000, PacketView::parse(bytes).expect("RTP")));
+        }
+    }
+    packets
+}
+
+#[test]
+fn a_lost_picture_of_h265_costs_what_builds_on_it() {
+    let packets = h265();
+    let whole = seen(&Codec::H265, &packets, &BTreeSet::new());
+    let first = packets[0].1.timestamp();
+    let of_key = packets.iter().filter(|(_, view)| view.timestamp() == first).count();
+    let mut costs = Vec::new();
+    for lost in of_key..packets.len() {
+        let left = seen(&Codec::H265, &packets, &BTreeSet::from([lost]));
+        for (at, luma) in &left {
+            assert!(whole[at] == *luma, "without packet {lost}, the picture at {at} shows something else");
+        }
+        costs.push(whole.len() - left.len());
+    }
+    let alone = costs.iter().filter(|cost| **cost == 1).count();
+    assert!(alone * 5 > costs.len() * 2, "nothing builds on every other picture: {costs:?}");
 }
 
 #[test]
