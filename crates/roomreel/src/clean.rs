@@ -3,7 +3,6 @@
 //! Owns telling. Does not own what is found, nor when it may go ([`roomreel_coordinator::clean`]).
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,8 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::duration;
+use crate::output::{self, Lines};
+use crate::outside;
 use crate::settings::{CoordinationArgs, StoreArgs};
-use crate::{output, outside};
 
 /// Arguments of `roomreel clean`.
 #[derive(Debug, Args)]
@@ -85,8 +85,8 @@ fn text(report: &Report, args: &CleanArgs, now: OffsetDateTime) -> String {
         sums.entry((&marked.candidate.place, marked.candidate.left)).or_default().add(marked, is_deleted);
         all.add(marked, is_deleted);
     }
-    let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
+    let mut out = Lines::default();
+    let mut line = |text: String| out.push(text);
     for ((place, left), sum) in &sums {
         line(format!("{place}: {} {}, {}", sum.objects, what(*left), fate(sum, args, now)));
     }
@@ -104,7 +104,7 @@ fn text(report: &Report, args: &CleanArgs, now: OffsetDateTime) -> String {
         (false, due) => format!("all marked, {due} may go: give --delete to do it"),
     };
     line(format!("{recordings} recording(s) looked at, {objects} object(s) of {size} are part of none; {came_of_it}"));
-    out
+    out.into_text()
 }
 
 fn what(left: Left) -> &'static str {

@@ -16,7 +16,7 @@ use time::format_description::well_known::Iso8601;
 use time::{Date, OffsetDateTime};
 
 use crate::config::secret;
-use crate::output;
+use crate::output::{self, Lines};
 
 /// A request takes no longer, whatever the server does.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
@@ -157,12 +157,12 @@ fn table(recordings: &[Recording]) -> String {
     if recordings.is_empty() {
         return "there is no recording of that day\n".to_owned();
     }
-    let mut out = String::from("recording                   state          room\n");
+    let mut out = Lines::default();
+    out.push("recording                   state          room");
     for recording in recordings {
-        let state = state(recording);
-        writeln!(out, "{:<27} {state:<14} {}", recording.id, recording.room).expect("writing to a String cannot fail");
+        out.push(format!("{:<27} {:<14} {}", recording.id, state(recording), recording.room));
     }
-    out
+    out.into_text()
 }
 
 /// The state as the API spells it.
@@ -171,10 +171,8 @@ fn state(recording: &Recording) -> String {
 }
 
 fn details(recording: &Recording) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, value: &str| {
-        writeln!(out, "{name:<10} {value}").expect("writing to a String cannot fail");
-    };
+    let mut out = Lines::default();
+    let mut line = |name: &str, value: &str| out.push(format!("{name:<10} {value}"));
     line("recording", recording.id.as_str());
     line("room", recording.room.as_str());
     line("state", &state(recording));
@@ -190,7 +188,7 @@ fn details(recording: &Recording) -> String {
     for file in &recording.files {
         line("file", file);
     }
-    out
+    out.into_text()
 }
 
 /// A client of the API.

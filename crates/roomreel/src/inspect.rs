@@ -3,7 +3,6 @@
 //! Owns the summary and its two forms, text and JSON. Does not own repair, or the question whether slices are whole.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -17,7 +16,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::output;
+use crate::output::{self, Lines};
 use crate::recording_files::RecordingFiles;
 use crate::settings::StoreArgs;
 
@@ -302,8 +301,8 @@ fn seconds(ms: i64) -> String {
 }
 
 fn text(report: &Report) -> String {
-    let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
+    let mut out = Lines::default();
+    let mut line = |text: String| out.push(text);
     line(format!("recording {} of room {} ({})", report.recording, report.room, report.tenant));
     let state = if report.finished { "ended" } else { "not ended" };
     let windows = report.windows.len();
@@ -362,5 +361,5 @@ fn text(report: &Report) -> String {
     for problem in &report.problems {
         line(format!("  {problem}"));
     }
-    out
+    out.into_text()
 }

@@ -14,6 +14,30 @@ pub fn print(text: impl AsRef<str>) -> std::io::Result<()> {
     }
 }
 
+/// Lines about what came from outside: names and ids that would move the cursor, or begin a line of their own, cannot.
+#[derive(Debug, Default)]
+pub struct Lines(String);
+
+impl Lines {
+    /// Appends one line. Control characters in it are spelled out.
+    pub fn push(&mut self, line: impl AsRef<str>) {
+        for char in line.as_ref().chars() {
+            if char.is_control() {
+                self.0.extend(char.escape_default());
+            } else {
+                self.0.push(char);
+            }
+        }
+        self.0.push('\n');
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
 /// A line that says how far something has come: one that is rewritten on a terminal, new ones elsewhere.
 #[derive(Debug)]
 pub struct Progress {
@@ -55,5 +79,18 @@ impl Progress {
 impl Default for Progress {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_outside_stays_on_its_line() {
+        let mut lines = Lines::default();
+        lines.push("room stand\r\nstate COMPLETE\u{1b}[2J\u{9b}1m");
+        lines.push("größe ×2");
+        assert_eq!(lines.into_text(), "room stand\\r\\nstate COMPLETE\\u{1b}[2J\\u{9b}1m\ngröße ×2\n");
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Owns telling. Does not own what is restored ([`roomreel_coordinator::rebuild`]).
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,8 +9,9 @@ use clap::Args;
 use roomreel_coordinator::rebuild::{self, Restored, Scan, Unfinished};
 use roomreel_shared::ports::Coordination;
 
+use crate::output::{self, Lines};
+use crate::outside;
 use crate::settings::{ClusterArgs, CoordinationArgs, StoreArgs};
-use crate::{output, outside};
 
 /// Arguments of `roomreel rebuild`.
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ pub async fn run(args: &RebuildArgs) -> anyhow::Result<bool> {
 }
 
 async fn perform(coordination: &dyn Coordination, found: &Scan, apply: bool) -> anyhow::Result<(String, bool)> {
-    let mut told = String::new();
+    let mut told = Lines::default();
     let mut settled = true;
     for unfinished in &found.unfinished {
         let restored = match apply {
@@ -60,17 +60,16 @@ async fn perform(coordination: &dyn Coordination, found: &Scan, apply: bool) -> 
             false => rebuild::preview(coordination, unfinished).await?,
         };
         settled &= restored != Restored::Contended;
-        writeln!(told, "{}", line(unfinished, restored, apply)).expect("writing to a String cannot fail");
+        told.push(line(unfinished, restored, apply));
     }
     for (name, why) in &found.unclear {
         let (recording, room) = (&name.recording, &name.room);
-        writeln!(told, "{recording} of room {room}: cannot be restored: {why}")
-            .expect("writing to a String cannot fail");
+        told.push(format!("{recording} of room {room}: cannot be restored: {why}"));
     }
     let (unfinished, all) = (found.unfinished.len(), found.recordings);
     let hint = if apply || unfinished == 0 { "" } else { "; nothing was written, give --apply to do it" };
-    writeln!(told, "{unfinished} of {all} recording(s) unfinished{hint}").expect("writing to a String cannot fail");
-    Ok((told, settled))
+    told.push(format!("{unfinished} of {all} recording(s) unfinished{hint}"));
+    Ok((told.into_text(), settled))
 }
 
 fn line(unfinished: &Unfinished, restored: Restored, applied: bool) -> String {

@@ -13,7 +13,7 @@ use roomreel_compositor::export::{ExportedFile, Exporter, Format};
 use roomreel_shared::window::Window;
 use tokio::task::block_in_place;
 
-use crate::output;
+use crate::output::{self, Lines};
 use crate::recording_files::RecordingFiles;
 use crate::settings::StoreArgs;
 
@@ -126,13 +126,13 @@ fn write_captions(captions: &Captions, directory: &Path) -> anyhow::Result<Strin
 }
 
 fn text(files: &[ExportedFile]) -> String {
-    let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
+    let mut out = Lines::default();
+    let mut line = |text: String| out.push(text);
     line("file                                     codec      from s      to s     count".to_owned());
     for file in files {
         let (from, to) = (file.span_us.0 as f64 / 1e6, file.span_us.1 as f64 / 1e6);
         let turned = if file.is_turned { "  the camera was turned: shown as it was held first" } else { "" };
         line(format!("{:<40} {:<6} {from:>10.3} {to:>9.3} {:>9}{turned}", file.name, file.codec, file.count));
     }
-    out
+    out.into_text()
 }

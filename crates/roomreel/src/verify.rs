@@ -3,7 +3,6 @@
 //! Owns reading and telling. Does not own the rules ([`roomreel_shared::verify`]), nor repair.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -16,8 +15,9 @@ use roomreel_shared::recording::Recording;
 use roomreel_shared::verify::{Area, Checker, Composite, Verdict, box_header, media_bytes};
 use serde::Serialize;
 
+use crate::output::{self, Lines};
+use crate::recording_files;
 use crate::settings::StoreArgs;
-use crate::{output, recording_files};
 
 /// Objects that are fetched ahead of the one being checked.
 const FETCH_AHEAD: usize = 4;
@@ -203,8 +203,8 @@ async fn media_of_file(store: &dyn ObjectStore, object: &Listed) -> Result<u64, 
 
 fn text(report: &Report<'_>) -> String {
     let verdict = report.verdict;
-    let mut out = String::new();
-    let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
+    let mut out = Lines::default();
+    let mut line = |text: String| out.push(text);
     line(format!("recording {} of room {} ({})", report.recording, report.room, report.tenant));
     let state = report.state.as_deref().unwrap_or("unknown");
     let end = if verdict.ended { "ended" } else { "not ended" };
@@ -225,7 +225,7 @@ fn text(report: &Report<'_>) -> String {
         0 => "sound".to_owned(),
         count => format!("{count} finding(s)"),
     });
-    out
+    out.into_text()
 }
 
 #[cfg(test)]
