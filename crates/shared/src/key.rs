@@ -327,7 +327,9 @@ mod tests {
         assert_eq!(keys.window_number(&keys.window(u64::MAX)), Some(u64::MAX));
         let name = RecordingName::of(keys.prefix()).expect("ours");
         assert_eq!((name.keys(), RecordingName::of(keys.window(7).as_str())), (keys.clone(), Some(name)));
-        for other in ["", "index/acme/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"] {
+        for other in
+            ["", "index/acme/2026/11/21/01abc.json", "acme/rooms/a/recordings", "acme/rooms/../recordings/01abc/"]
+        {
             assert_eq!(RecordingName::of(other), None, "{other}");
         }
     }
