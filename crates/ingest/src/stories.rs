@@ -271,6 +271,29 @@ fn what_a_publisher_dropped_is_declared_at_once() {
     let folded = fold(&spec(), &log.entries);
     assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Publisher, (5, 9))]);
     assert_eq!(folded.replays(), 0);
+    let spans: Vec<_> = folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| gap.span).collect();
+    assert_eq!(spans, [(room_time(500), room_time(600))], "until the publisher's word");
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..4).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
+fn a_hole_that_stays_brings_a_key_frame_before_it_is_declared() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    log.batches("cam", 7, 6..200, 700);
+    log.sfu(closed(), 20_200);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Log, (5, 5))]);
+    let asked: Vec<_> = folded
+        .others
+        .iter()
+        .filter_map(|output| match output {
+            FoldOutput::RequestReplay(request) => Some(Some(request.attempt)),
+            FoldOutput::RequestKeyframe(_) => Some(None),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [None, Some(1), Some(2), None, Some(3), Some(4)], "once at the beginning, once for the hole");
 }
 
 #[test]

@@ -37,6 +37,9 @@ const MAX_DROPPED: usize = 64;
 const MAX_KEYFRAMES: usize = 4096;
 /// Key frame requests for one want; an SFU that did not react to them will not.
 const MAX_KEYFRAME_REQUESTS: u32 = 5;
+/// Batches that were asked for once and did not come may never come: what follows is to begin with a key frame of its own, long
+/// before the gap is declared.
+const KEYFRAME_AT_ATTEMPT: u32 = 2;
 
 /// Where numbering within an incarnation stands.
 #[derive(Debug)]
@@ -173,7 +176,7 @@ impl TrackFold {
                 self.declare_unknown_tails(before);
             }
             TrackInput::Abandoned { .. } => {}
-            TrackInput::PublisherGap(gap) => self.on_publisher_gap(&gap),
+            TrackInput::PublisherGap { gap, time } => self.on_publisher_gap(&gap, time),
             TrackInput::Admission(admission) => self.set_admission(admission),
             TrackInput::Clock(now) => self.on_clock(now, outputs),
             TrackInput::End => {
@@ -284,7 +287,7 @@ impl TrackFold {
         self.drain(incarnation, false);
     }
 
-    fn on_publisher_gap(&mut self, gap: &PublisherGap) {
+    fn on_publisher_gap(&mut self, gap: &PublisherGap, time: RoomTime) {
         let full = self.incarnations.len() >= MAX_INCARNATIONS || self.ended.is_some();
         if self.admission == Admission::NotRecording || full && !self.incarnations.contains_key(&gap.incarnation) {
             return;
@@ -298,6 +301,7 @@ impl TrackFold {
             last_batch_no: gap.batches.1,
             first_packet_no: gap.packets.0,
             last_packet_no: gap.packets.1,
+            time_us: time.as_micros(),
         };
         let at = numbering.dropped.partition_point(|other| other.first_batch_no < range.first_batch_no);
         numbering.dropped.insert(at, range);
@@ -347,6 +351,7 @@ impl TrackFold {
     fn on_clock(&mut self, now: LogTime, outputs: &mut Vec<TrackOutput>) {
         self.now = self.now.max(now);
         let asks = !matches!(self.admission, Admission::Refuse(_) | Admission::NotRecording);
+        let mut stays_away = false;
         let incarnations: Vec<Incarnation> = self
             .incarnations
             .iter()
@@ -360,12 +365,16 @@ impl TrackFold {
             }
             let Some(numbering) = self.incarnations.get_mut(&incarnation).filter(|_| asks) else { continue };
             if let Some(missing) = numbering.order.replay_due(now, &self.config) {
+                stays_away |= missing.attempt == KEYFRAME_AT_ATTEMPT;
                 outputs.push(TrackOutput::RequestReplay {
                     incarnation,
                     ranges: missing.ranges,
                     attempt: missing.attempt,
                 });
             }
+        }
+        if stays_away && self.wants_keyframes() {
+            self.ask_for_keyframe(None, outputs);
         }
     }
 
@@ -512,17 +521,29 @@ impl TrackFold {
     }
 
     fn request_keyframe(&mut self, outputs: &mut Vec<TrackOutput>) {
-        let (Some(want), Some(producer)) = (&mut self.want, &self.producer) else { return };
-        let store = self.admission == Admission::Store && self.ended.is_none();
-        if !store || producer.is_audio || want.requests >= MAX_KEYFRAME_REQUESTS {
+        let Some(want) = self.want.filter(|_| self.producer.is_some()) else { return };
+        if !self.wants_keyframes() || want.requests >= MAX_KEYFRAME_REQUESTS {
             self.want = None;
             return;
         }
-        if self.requested_at.is_none_or(|at| self.now >= at + self.config.keyframe_interval) {
-            want.requests += 1;
-            self.requested_at = Some(self.now);
-            outputs.push(TrackOutput::RequestKeyframe { ssrc: want.ssrc });
+        if self.ask_for_keyframe(want.ssrc, outputs) {
+            self.want = Some(Want { requests: want.requests + 1, ..want });
         }
+    }
+
+    fn wants_keyframes(&self) -> bool {
+        let is_video = self.producer.as_ref().is_some_and(|producer| !producer.is_audio);
+        is_video && self.admission == Admission::Store && self.ended.is_none()
+    }
+
+    /// Whether it is time to ask again, and it was asked.
+    fn ask_for_keyframe(&mut self, ssrc: Option<Ssrc>, outputs: &mut Vec<TrackOutput>) -> bool {
+        let is_due = self.requested_at.is_none_or(|at| self.now >= at + self.config.keyframe_interval);
+        if is_due {
+            self.requested_at = Some(self.now);
+            outputs.push(TrackOutput::RequestKeyframe { ssrc });
+        }
+        is_due
     }
 
     /// Receive time of the newest packet; also what a restored fold knows (I3).

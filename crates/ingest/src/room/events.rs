@@ -26,7 +26,7 @@ impl RoomFold {
             Phase::Finished => {}
             Phase::Ending(..) => {
                 if let EventKind::PublisherGap(_) = event.kind {
-                    self.tell_track(writer, &event.kind, outputs);
+                    self.tell_track(writer, &event, outputs);
                     self.stored.push((writer.clone(), time, message));
                 }
             }
@@ -74,7 +74,7 @@ impl RoomFold {
         if matches!(event.kind, EventKind::RoomClosed { .. } | EventKind::ProducerClosed { .. }) {
             self.tell_ends(sfu, event.time, &message, outputs);
         }
-        self.tell_track(writer, &event.kind, outputs);
+        self.tell_track(writer, event, outputs);
         self.update_admissions(outputs);
         if self.phase == Phase::Before {
             if end.is_some() {
@@ -226,13 +226,13 @@ impl RoomFold {
         }
     }
 
-    fn tell_track(&self, writer: &Writer, kind: &EventKind, outputs: &mut Vec<RoomOutput>) {
-        let Some(key) = roster::track_of(writer, kind) else { return };
+    fn tell_track(&self, writer: &Writer, event: &RoomEvent, outputs: &mut Vec<RoomOutput>) {
+        let Some(key) = roster::track_of(writer, &event.kind) else { return };
         let Some(track) = self.roster.tracks.get(&key) else { return };
-        let input = match kind {
+        let input = match &event.kind {
             EventKind::ProducerCreated(_) => track.producer.clone().map(TrackInput::Producer),
             EventKind::ProducerClosed { .. } => Some(TrackInput::Closed),
-            EventKind::PublisherGap(gap) => Some(TrackInput::PublisherGap(gap.clone())),
+            EventKind::PublisherGap(gap) => Some(TrackInput::PublisherGap { gap: gap.clone(), time: event.time }),
             _ => None,
         };
         outputs.extend(input.map(|input| RoomOutput::ToTrack(key, input)));

@@ -54,9 +54,11 @@ impl TrackFold {
         };
         numbering.order.skip_to(last.saturating_add(1));
         numbering.next_packet_no = last_packet.saturating_add(1);
-        let time = self.last_time().unwrap_or_default();
+        // Until what follows them, or else until the word of the publisher, which came after them.
+        let follows = numbering.order.first_held().map(|(_, held)| held.item.batch.packets[0].time);
+        let until = follows.unwrap_or(RoomTime::from_micros(range.time_us));
         let packets = (first_packet, Some(last_packet));
-        self.declare(incarnation, AcceptedReason::Publisher, (next, last), packets, time);
+        self.declare(incarnation, AcceptedReason::Publisher, (next, last), packets, until);
     }
 
     /// Declares everything below batch `until`, whose first packet is `packet`.

@@ -83,7 +83,12 @@ pub enum TrackInput {
         before: LogTime,
     },
     /// The publisher dropped packets.
-    PublisherGap(PublisherGap),
+    PublisherGap {
+        /// Which.
+        gap: PublisherGap,
+        /// Room time of that word.
+        time: RoomTime,
+    },
     /// What becomes of packets from here on.
     Admission(Admission),
     /// Log time has moved on to this.

@@ -99,9 +99,10 @@ fn hostile_publisher_gaps_do_no_harm() {
             reason: String::new(),
         };
         let mut inputs = vec![TrackInput::Batch(batch(0))];
-        inputs.extend([gap.clone(), gap.clone()].map(TrackInput::PublisherGap));
+        let input = |gap| TrackInput::PublisherGap { gap, time: RoomTime::default() };
+        inputs.extend([gap.clone(), gap.clone()].map(input));
         inputs.extend([5, 1, 4, 6].map(batch).map(TrackInput::Batch));
-        inputs.push(TrackInput::PublisherGap(gap));
+        inputs.push(input(gap));
         end_of(open(Admission::Store), inputs);
     }
 }
