@@ -325,7 +325,8 @@ fn a_warm_up_does_not_wait_for_the_slice() {
 fn names_in_a_layout_that_were_nobodys_are_noted() {
     let layout = r#"{"regions": {"main": {"video_sources": ["*", "bob"]}}}"#.to_owned();
     let (_, core) = rendered(RenderCore::new(CompositeSpec { layout, ..spec() }, fold()).expect("a layout"));
-    let note = r#"layout: regions.main.video_sources[1]: nobody in recording 01r is or publishes "bob"; there was nobody"#;
+    let note =
+        r#"layout: regions.main.video_sources[1]: nobody in recording 01r is or publishes "bob"; there was nobody"#;
     assert_eq!(core.quality().notes, [note]);
 }
 
