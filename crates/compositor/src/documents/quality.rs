@@ -54,7 +54,8 @@ impl StoredQuality {
                 let sum = self.gaps.entry(reason_name(*reason).to_owned()).or_default();
                 sum.count += 1;
                 sum.packets += last.map_or(0, |last| last.saturating_sub(*first).saturating_add(1));
-                sum.duration_ms += gap.span.1.saturating_since(gap.span.0).as_millis() as u64;
+                let duration_ms = gap.span.1.saturating_since(gap.span.0).as_millis() as u64;
+                sum.duration_ms = sum.duration_ms.saturating_add(duration_ms);
             }
         }
     }

@@ -57,6 +57,8 @@ impl TrackFold {
         // Until what follows them, or else until the word of the publisher, which came after them.
         let follows = numbering.order.first_held().map(|(_, held)| held.item.batch.packets[0].time);
         let until = follows.unwrap_or(RoomTime::from_micros(range.time_us));
+        // A window of before that word was kept says nothing of it.
+        let until = self.last_time().map_or(until, |last| until.max(last));
         let packets = (first_packet, Some(last_packet));
         self.declare(incarnation, AcceptedReason::Publisher, (next, last), packets, until);
     }
