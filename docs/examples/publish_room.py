@@ -82,12 +82,18 @@ class Room:
         numbers = (3, fixed64(series.incarnation)), (4, series.next), (5, first), (6, base)
         body = pack((1, self.id), (2, series.track), *numbers, *packets)
         series.next_packet += len(packets)
-        if self.make_room(len(body)):
+        if self.make_room(len(body) + 1024):
+            self.declare_gap(series, base)
             self.hold(series, pack((1, fixed32(crc32c(body))), (2, body)))
         else:  # dropped: its numbers stay used
             since = series.gap or [(3, first), None, (5, series.next), None]
             series.gap = [since[0], (4, series.next_packet - 1), since[2], (6, series.next)]
             series.next += 1
+
+    def declare_gap(self, series, at_us):  # before the batch that follows: what is stored behind a gap is not part of it
+        gap, series.gap = series.gap, None
+        if gap:
+            self.event(PUBLISHER_GAP, at_us, (1, series.track), (2, fixed64(series.incarnation)), *gap)
 
     def make_room(self, size):  # forgets what is acknowledged, oldest first
         if self.bytes + size <= BUFFER_BYTES:
@@ -158,8 +164,7 @@ class Room:
             if series.open and at_us - series.open[0][0] >= BATCH_US:
                 self.close_batch(series)
             if series.gap and self.make_room(1024):
-                gap, series.gap = series.gap, None
-                self.event(PUBLISHER_GAP, at_us, (1, series.track), (2, fixed64(series.incarnation)), *gap)
+                self.declare_gap(series, at_us)
         self.is_expected &= now - self.opened_at < GIVE_UP_S
         self.is_recorded &= not self.is_over or now - self.heard_at < GIVE_UP_S
         if self.is_recorded:  # a broker that lost the end of a numbering left no hole
