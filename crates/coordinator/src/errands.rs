@@ -24,8 +24,12 @@ use crate::rooms::RoomKey;
 /// How long a room waits for what the bucket has of its recordings, a turn included.
 const TAKE_UP_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a turn is waited for. What was decided is soon not true any more: it is planned again from what is.
+const TURN_LIMIT: Duration = Duration::from_secs(1);
+
 /// How many of each kind are performed at once; the others wait for their turn, and for none of another kind.
-const STARTS_AND_ENDS: usize = 64;
+const STARTS: usize = 64;
+const ENDS: usize = 64;
 const TAKE_UPS: usize = 16;
 const DOCUMENTS: usize = 16;
 
@@ -56,7 +60,8 @@ pub struct Done {
 pub struct Errands {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     claims: BTreeSet<Claim>,
-    starts_and_ends: Arc<Semaphore>,
+    starts: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
     take_ups: Arc<Semaphore>,
     documents: Arc<Semaphore>,
 }
@@ -81,7 +86,8 @@ impl Errands {
         Self {
             under_way: FuturesUnordered::new(),
             claims: BTreeSet::new(),
-            starts_and_ends: turns(STARTS_AND_ENDS),
+            starts: turns(STARTS),
+            ends: turns(ENDS),
             take_ups: turns(TAKE_UPS),
             documents: turns(DOCUMENTS),
         }
@@ -96,13 +102,16 @@ impl Errands {
         self.claims.insert(claim.clone());
         let (turns, limit) = match &errand {
             Errand::Action(action) if matches!(**action, Action::TakeUp(_)) => (&self.take_ups, Some(TAKE_UP_LIMIT)),
-            Errand::Action(_) => (&self.starts_and_ends, None),
+            Errand::Action(action) if matches!(**action, Action::Start(_)) => (&self.starts, None),
+            Errand::Action(_) => (&self.ends, None),
             Errand::Document { .. } => (&self.documents, None),
         };
         let (turns, performer) = (Arc::clone(turns), performer.clone());
         let work = async move {
             let perform = async {
-                let _turn = turns.acquire().await;
+                let Ok(_turn) = timeout(TURN_LIMIT, turns.acquire()).await else {
+                    return Err(Error::Busy { limit: TURN_LIMIT });
+                };
                 match &errand {
                     Errand::Action(action) => performer.perform(action).await,
                     Errand::Document { active, first } => {

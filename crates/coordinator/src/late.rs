@@ -207,9 +207,9 @@ async fn media(
     let keys = name.keys();
     let windows: Vec<_> =
         listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
-    let first = heard(store, &keys, windows.iter().copied()).await?;
+    let Some(first) = heard(store, &keys, windows.iter().copied()).await? else { return Ok(None) };
     let last = heard(store, &keys, windows.iter().rev().copied()).await?;
-    Ok(first.zip(last).map(|(first, last)| first.start..last.end))
+    Ok(last.map(|last| first.start..last.end))
 }
 
 /// Where the media of the first of these windows that has any begins and ends.

@@ -33,7 +33,7 @@ use crate::election::Tenure;
 use crate::errands::{Done, Errand, Errands};
 use crate::metrics::Metrics;
 use crate::notices;
-use crate::observed::Observed;
+use crate::observed::{Observed, Revisions};
 use crate::perform::{Effect, Error, Performer};
 use crate::plan::{self, Action, Cause, Limits, Memory, Now, World};
 use crate::reader::{Read, read_shard};
@@ -312,7 +312,10 @@ impl Leader {
             Ok(Effect::None) => return false,
             Ok(Effect::Unknown(recording)) => self.memory.on_unknown(recording),
             Ok(effect) => {
-                self.tell(action, before);
+                // A start that met the recording's end begins nothing.
+                if effect == Effect::Changed || !matches!(action, Action::Start(_)) {
+                    self.tell(action, before);
+                }
                 log(action, &effect);
                 if let Effect::Finished(recording) = effect {
                     self.documented.remove(&recording.id);
@@ -327,7 +330,7 @@ impl Leader {
         true
     }
 
-    fn performer(&self, revisions: BTreeMap<String, u64>) -> Performer {
+    fn performer(&self, revisions: BTreeMap<String, Revisions>) -> Performer {
         Performer {
             ports: self.ports.clone(),
             reign: self.reign.clone(),

@@ -14,13 +14,22 @@ use crate::plan::{Alive, LateId, PieceId, RenderId};
 /// Longest value that is read; longer ones are none of ours.
 const MAX_VALUE_BYTES: usize = 1024 * 1024;
 
+/// Of a record, as it was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revisions {
+    /// When it came into being.
+    pub created: u64,
+    /// Its last change.
+    pub changed: u64,
+}
+
 /// What is alive, and at which revision each record stood.
 #[derive(Debug, Default)]
 pub struct Observed {
     /// For the planner.
     pub alive: Alive,
-    /// Mod revision by key.
-    pub revisions: BTreeMap<String, u64>,
+    /// By key.
+    pub revisions: BTreeMap<String, Revisions>,
     /// Keys whose value could not be read, with the reason.
     pub unreadable: Vec<(String, String)>,
 }
@@ -30,7 +39,7 @@ impl Observed {
     ///
     /// # Errors
     /// As the store's. The lists are of slightly different revisions, which is harmless: a write is conditioned on the
-    /// revision of the record that it changes.
+    /// revision of the record that it changes, and on the being of the recording that it belongs to.
     pub async fn read(store: &dyn Coordination) -> Result<Self, CoordinationError> {
         let prefixes = [
             cluster::nodes_prefix(Role::Ingest),
@@ -50,7 +59,8 @@ impl Observed {
             if let Err(why) = observed.take(&record) {
                 observed.unreadable.push((record.key.clone(), why));
             }
-            observed.revisions.insert(record.key, record.mod_revision);
+            let revisions = Revisions { created: record.create_revision, changed: record.mod_revision };
+            observed.revisions.insert(record.key, revisions);
         }
         Ok(observed)
     }

@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 use crate::late;
 use crate::leader::Reign;
 use crate::metrics::Metrics;
+use crate::observed::Revisions;
 use crate::plan::{Action, Cause, RenderId};
 use crate::rebuild::{self, LookError, Unfinished};
 
@@ -53,10 +54,16 @@ pub enum Error {
     /// The bucket.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The bucket did not answer in time; whether it acted is unknown.
-    #[error("the bucket gave no answer within {} s", limit.as_secs())]
+    /// What the bucket was asked for was not done in time; whether it acted is unknown.
+    #[error("the bucket did not do it within {} s", limit.as_secs())]
     Silent {
         /// How long it had.
+        limit: Duration,
+    },
+    /// So much is under way that its turn did not come.
+    #[error("its turn did not come within {} s: too much is under way with the bucket", limit.as_secs())]
+    Busy {
+        /// How long it waited.
         limit: Duration,
     },
     /// The tenure ended first; whether it was done is for the next leader to see.
@@ -72,6 +79,7 @@ impl Error {
             Self::Coordination(_) => "coordination",
             Self::Store(_) => "store",
             Self::Silent { .. } => "silent",
+            Self::Busy { .. } => "busy",
             Self::Over => "over",
         }
     }
@@ -82,7 +90,7 @@ impl Error {
 pub struct Performer {
     pub ports: Ports,
     pub reign: Reign,
-    pub revisions: Arc<BTreeMap<String, u64>>,
+    pub revisions: Arc<BTreeMap<String, Revisions>>,
     pub shards: u32,
     pub metrics: Metrics,
 }
@@ -113,7 +121,8 @@ impl Performer {
             }
             Action::Assign { assignment, cause } => {
                 let key = cluster::assignment_key(&assignment.spec.recording);
-                let effect = self.write("assign", key, assignment, Vec::new()).await?;
+                let of = &assignment.spec.recording;
+                let effect = self.write_of(of, "assign", key, assignment, Vec::new()).await?;
                 self.count_move(*cause, &effect);
                 Ok(effect)
             }
@@ -121,7 +130,7 @@ impl Performer {
                 let progress = cluster::render_progress_key(&id.recording, id.composite.as_ref());
                 let also = if *restart { vec![Change::Delete(progress)] } else { Vec::new() };
                 let key = cluster::render_key(&id.recording, id.composite.as_ref());
-                let effect = self.write("render", key, job, also).await?;
+                let effect = self.write_of(&id.recording, "render", key, job, also).await?;
                 self.count_move(*cause, &effect);
                 Ok(effect)
             }
@@ -136,7 +145,7 @@ impl Performer {
             Action::FinishLate { render, gone } => {
                 self.within(BUCKET_LIMIT, late::record(&*self.ports.store, &render.fold, &render.render)).await??;
                 let gone = deletions(gone).chain([Change::Delete(late_key(render))]).collect();
-                self.transact("finish late", self.guard(late_key(render)), gone).await
+                self.transact("finish late", vec![self.guard(late_key(render))], gone).await
             }
             Action::Command { .. } | Action::Tick { .. } => Ok(Effect::None),
         }
@@ -209,7 +218,7 @@ impl Performer {
         // The replica's lease no longer holds the record: a fresh one gives it time to read the outcome.
         let lease = self.bounded(self.ports.coordination.grant_lease(crate::api::REQUEST_LEASE)).await??;
         let put = Change::Put(key.clone(), to_json(&request), Some(lease));
-        self.transact("answer", Compare::Unchanged(key, record.mod_revision), vec![put]).await
+        self.transact("answer", vec![Compare::Unchanged(key, record.mod_revision)], vec![put]).await
     }
 
     /// The bucket first, then the keys: killed in between, the next leader finishes again and finds the first final state.
@@ -241,7 +250,7 @@ impl Performer {
             gone.push(cluster::render_progress_key(recording, composite.as_ref()));
         }
         let guard = self.guard(cluster::recording_key(id));
-        match self.transact("finish", guard, gone.into_iter().map(Change::Delete).collect()).await? {
+        match self.transact("finish", vec![guard], gone.into_iter().map(Change::Delete).collect()).await? {
             Effect::Changed => Ok(Effect::Finished(Box::new(recording))),
             other => Ok(other),
         }
@@ -271,23 +280,42 @@ impl Performer {
         also: Vec<Change>,
     ) -> Result<Effect, Error> {
         let guard = self.guard(key.clone());
-        let mut changes = vec![Change::Put(key, to_json(value), None)];
-        changes.extend(also);
-        self.transact(what, guard, changes).await
+        self.transact(what, vec![guard], put(key, value, also)).await
+    }
+
+    /// Writes what belongs to a recording, while that is there: its end may have come between two lists of one observation, and
+    /// nobody would remove what was written then.
+    async fn write_of(
+        &self,
+        recording: &RecordingId,
+        what: &'static str,
+        key: String,
+        value: &impl Serialize,
+        also: Vec<Change>,
+    ) -> Result<Effect, Error> {
+        let of = cluster::recording_key(recording);
+        let Some(seen) = self.revisions.get(&of) else { return Ok(Effect::None) };
+        let guards = vec![Compare::Created(of, seen.created), self.guard(key.clone())];
+        self.transact(what, guards, put(key, value, also)).await
     }
 
     /// The record is as it was observed.
     fn guard(&self, key: String) -> Compare {
         match self.revisions.get(&key) {
-            Some(revision) => Compare::Unchanged(key, *revision),
+            Some(seen) => Compare::Unchanged(key, seen.changed),
             None => Compare::Absent(key),
         }
     }
 
-    async fn transact(&self, what: &'static str, guard: Compare, changes: Vec<Change>) -> Result<Effect, Error> {
-        let fence = Compare::Created(cluster::leader_key(), self.reign.fence);
+    async fn transact(
+        &self,
+        what: &'static str,
+        mut conditions: Vec<Compare>,
+        changes: Vec<Change>,
+    ) -> Result<Effect, Error> {
+        conditions.push(Compare::Created(cluster::leader_key(), self.reign.fence));
         let span = tracing::info_span!("write", action = what);
-        let written = self.bounded(self.ports.coordination.transact(vec![fence, guard], changes)).instrument(span);
+        let written = self.bounded(self.ports.coordination.transact(conditions, changes)).instrument(span);
         match written.await?? {
             Outcome::Committed(_) => Ok(Effect::Changed),
             Outcome::Conflict => {
@@ -323,6 +351,10 @@ impl Performer {
     async fn within<T>(&self, limit: Duration, call: impl Future<Output = T>) -> Result<T, Error> {
         self.bounded(timeout(limit, call)).await?.map_err(|_| Error::Silent { limit })
     }
+}
+
+fn put(key: String, value: &impl Serialize, also: Vec<Change>) -> Vec<Change> {
+    std::iter::once(Change::Put(key, to_json(value), None)).chain(also).collect()
 }
 
 /// Writes `recording.json`, which is written once: what stands there may say more by now, of late renders.

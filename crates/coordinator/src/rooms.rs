@@ -189,7 +189,7 @@ impl Room {
             return;
         }
         let named = self.policy.co_host_ids.iter().chain(&self.policy.panelist_ids).chain([peer]);
-        let has_space = named.map(|peer| peer.as_str().len()).sum::<usize>() <= MAX_ROLES_BYTES;
+        let has_space = named.map(bytes_in_record).sum::<usize>() <= MAX_ROLES_BYTES;
         match role {
             Role::Host if self.policy.host_id.is_none() => self.policy.host_id = Some(peer.clone()),
             Role::Host | Role::CoHost if has_space => self.policy.co_host_ids.push(peer.clone()),
@@ -197,6 +197,16 @@ impl Room {
             _ => {}
         }
     }
+}
+
+/// Bytes of an id in a record's list: JSON spells a control character with six.
+fn bytes_in_record(peer: &PeerId) -> usize {
+    let spelled = |byte: u8| match byte {
+        ..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    peer.as_str().bytes().map(spelled).sum::<usize>() + 3
 }
 
 /// Keeps the newest event of each start of an SFU.

@@ -24,10 +24,16 @@ use roomreel_shared::subject::{self, Shard};
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{self, Final, Header};
 use roomreel_shared::wire;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
+use crate::election::{Tenure, campaign};
+use crate::leader::Reign;
+use crate::metrics::Metrics;
 use crate::observed::{Observed, json};
-use crate::perform::{index_key, to_json};
+use crate::perform::{Effect, Performer, index_key, to_json};
+use crate::plan::Action;
 use crate::rebuild::{self, Restored};
 use crate::request::{self, Refusal, Request, Wish};
 use crate::testing::{auto, id, new_entry, producer_created, room_closed, room_created};
@@ -534,6 +540,40 @@ async fn a_fold_moves_when_its_nodes_lease_is_gone() {
     assert!(moved.1 > epoch, "the epoch rises");
     assert!(lost.elapsed() <= Duration::from_secs(3), "{:?}", lost.elapsed());
     coordinator.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_out_of_a_recording_that_has_ended_meanwhile() {
+    let (world, coordinator, recording) = World::recording().await;
+    let key = cluster::assignment_key(&recording.id);
+    let given = until("it is assigned", async || world.coordination.get(&key).await.expect("up")).await;
+    let assignment: Assignment = json(&given).expect("well formed");
+    coordinator.drain().await;
+    let lease = world.coordination.grant_lease(Duration::from_secs(60)).await.expect("up");
+    let fence = campaign(&world.coordination, &id("b"), lease).await.expect("up").expect("nobody leads");
+    let origin = Instant::now();
+    let (_tenure, tenure) = watch::channel(Tenure::granted(Duration::ZERO, Duration::from_secs(60)));
+    let reign = Reign { fence, tenure, origin, over: CancellationToken::new() };
+    let assign = Action::Assign { assignment, cause: None };
+    // What was listed before the recording's end, and what was listed behind it.
+    let mut observed = Observed::read(&world.coordination).await.expect("up");
+    let gone = [cluster::recording_key(&recording.id), key.clone()].map(Change::Delete);
+    world.coordination.transact(Vec::new(), gone.to_vec()).await.expect("up");
+    observed.revisions.remove(&key);
+    let performer = Performer {
+        ports: world.ports(),
+        reign,
+        revisions: Arc::new(observed.revisions),
+        shards: SHARDS,
+        metrics: Metrics::new(),
+    };
+    assert_eq!(performer.perform(&assign).await.expect("it leads"), Effect::None);
+    assert_eq!(world.coordination.get(&key).await.expect("up"), None);
+    // There is a recording: it is assigned.
+    world.put(cluster::recording_key(&recording.id), &recording).await;
+    let revisions = Arc::new(Observed::read(&world.coordination).await.expect("up").revisions);
+    let performer = Performer { revisions, ..performer };
+    assert_eq!(performer.perform(&assign).await.expect("it leads"), Effect::Changed);
 }
 
 #[tokio::test(start_paused = true)]
