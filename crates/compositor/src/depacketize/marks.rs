@@ -24,6 +24,12 @@ impl Count {
     pub fn follows(self, before: u32) -> bool {
         (before + 1) % self.modulus == self.number
     }
+
+    /// The number that stands so many before this one.
+    #[must_use]
+    pub fn ago(self, age: u32) -> u32 {
+        (self.number + self.modulus - age % self.modulus) % self.modulus
+    }
 }
 
 /// Where a picture stands among those around it.

@@ -23,6 +23,8 @@ pub(crate) struct Continuity {
     newest: Option<u32>,
     /// The newest pictures that were given to the decoder, where pictures say which ones they build on.
     given: VecDeque<u32>,
+    /// Where they say so, one that was not given: what does not say so may build on it.
+    is_torn: bool,
 }
 
 impl Continuity {
@@ -44,10 +46,14 @@ impl Continuity {
             return;
         }
         let Some(marks) = marks else { return self.break_off() };
+        let within = |count: Count| missing < u64::from(count.modulus);
         if marks.references.is_some() {
+            // A key picture may be among what is missing, with which H.265 counts from 0 again: the numbers would name what was before it.
+            if marks.keeps.is_some() || !picture.is_some_and(within) {
+                self.break_off();
+            }
             return;
         }
-        let within = |count: Count| missing < u64::from(count.modulus);
         if picture.filter(|count| within(*count)).zip(newest).is_some_and(|(picture, newest)| picture.follows(newest)) {
             // No picture lies between: the end of the one before is missing, which is known, or probes are.
             return;
@@ -63,11 +69,24 @@ impl Continuity {
         }
     }
 
+    /// Lets go of what a picture does not name among those that are kept.
+    fn keep(&mut self, picture: Count, keeps: Option<&[u32]>) {
+        if let Some(keeps) = keeps {
+            let kept: Vec<u32> = keeps.iter().map(|age| picture.ago(*age)).collect();
+            self.given.retain(|number| kept.contains(number));
+        }
+    }
+
     /// The picture with these marks is not whole.
     pub(crate) fn lose(&mut self, marks: Option<&Marks>) {
         match marks {
-            Some(marks) if marks.references.is_some() || marks.discardable => {}
-            Some(Marks { temporal: 1.., .. }) => {
+            Some(Marks { references: Some(_), picture: Some(picture), keeps, .. }) => {
+                self.keep(*picture, keeps.as_deref());
+                self.given.retain(|number| *number != picture.number);
+                self.is_torn = true;
+            }
+            Some(marks) if marks.references.is_none() && marks.discardable => {}
+            Some(Marks { temporal: 1.., references: None, .. }) => {
                 self.broken_from = self.broken_from.min(marks.map_or(0, |marks| marks.temporal));
             }
             _ => self.break_off(),
@@ -81,16 +100,15 @@ impl Continuity {
         let picture = marks.picture;
         let base = marks.base.map(|base| base.number);
         if let Some((references, picture)) = marks.references.as_ref().zip(picture) {
-            let ago = |age: &u32| (picture.number + picture.modulus - age % picture.modulus) % picture.modulus;
-            if let Some(keeps) = &marks.keeps {
-                let kept: Vec<u32> = keeps.iter().map(ago).collect();
-                self.given.retain(|number| kept.contains(number));
-            }
+            let ago = |age: &u32| picture.ago(*age);
+            self.keep(picture, marks.keeps.as_deref());
             let has_all = references.iter().map(ago).all(|reference| self.given.contains(&reference));
             let is_admitted = is_key || (has_all && (!references.is_empty() || !self.awaits_key()));
             if is_key {
                 self.given.clear();
+                self.is_torn = false;
             }
+            self.is_torn |= !is_admitted;
             self.broken_from = if is_admitted { WHOLE } else { 0 };
             if is_admitted {
                 self.given.push_back(picture.number);
@@ -100,7 +118,13 @@ impl Continuity {
             }
             return is_admitted;
         }
+        if marks.references.is_some() && self.is_torn && !is_key {
+            self.break_off();
+            return false;
+        }
         if is_key {
+            self.given.clear();
+            self.is_torn = false;
             self.broken_from = WHOLE;
             self.base = base;
             return true;
@@ -214,5 +238,85 @@ mod tests {
         let keeping = |number, age| Marks { keeps: Some(vec![age]), ..picture(number, &[age]) };
         assert!(state.admit(Some(&picture(5, &[])), true) && take(&mut state, &keeping(6, 1), 0));
         assert!(!take(&mut state, &keeping(20, 1), 13) && !take(&mut state, &keeping(7, 1), 114));
+    }
+
+    /// A picture of H.265, which names what it builds on and what is kept.
+    fn named(number: u32, modulus: u32, references: &[u32], keeps: &[u32]) -> Marks {
+        Marks {
+            picture: Some(Count { number, modulus }),
+            references: Some(references.to_vec()),
+            keeps: Some(keeps.to_vec()),
+            ..Marks::default()
+        }
+    }
+
+    fn key(state: &mut Continuity, modulus: u32) {
+        let key = named(0, modulus, &[], &[]);
+        state.see(Some(&key), 0);
+        assert!(state.admit(Some(&key), true));
+    }
+
+    #[test]
+    fn counts_that_may_have_come_round_name_nothing() {
+        for lost in [16, 17] {
+            let mut state = Continuity::default();
+            key(&mut state, 16);
+            // The one behind the key picture is lost, and 15 or 16 more.
+            assert!(!take(&mut state, &named((lost + 1) % 16, 16, &[1], &[1]), u64::from(lost)), "{lost}");
+            assert!(state.awaits_key());
+        }
+    }
+
+    #[test]
+    fn a_key_picture_lost_in_part_leaves_nothing_to_build_on() {
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        assert!(take(&mut state, &named(1, 256, &[1], &[1]), 0));
+        let again = named(0, 256, &[], &[]);
+        state.see(Some(&again), 0);
+        state.lose(Some(&again));
+        assert!(!take(&mut state, &named(1, 256, &[1], &[1]), 0));
+        // The lost one's own number is nobody's.
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        let lost = named(1, 256, &[1], &[1]);
+        state.see(Some(&lost), 0);
+        state.lose(Some(&lost));
+        assert!(take(&mut state, &named(2, 256, &[2], &[2]), 0) && !take(&mut state, &named(3, 256, &[2], &[2]), 0));
+    }
+
+    #[test]
+    fn a_key_picture_that_never_came_leaves_nothing_to_build_on() {
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        for number in 1..=3 {
+            assert!(take(&mut state, &named(number, 256, &[1, number], &[1, number]), 0));
+        }
+        assert!(!take(&mut state, &named(1, 256, &[1], &[1]), 1));
+    }
+
+    #[test]
+    fn a_key_picture_that_never_came_right_behind_another() {
+        // 1 of the old sequence and the new key picture are lost: the new 1 names the new 0, and is counted higher than the old 0.
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        assert!(!take(&mut state, &named(1, 256, &[1], &[1]), 2));
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_read_builds_on_everything() {
+        let unread = Marks { references: Some(Vec::new()), ..Marks::default() };
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        assert!(!take(&mut state, &unread, 3), "behind a loss");
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        let lost = named(1, 256, &[1], &[1]);
+        state.see(Some(&lost), 0);
+        state.lose(Some(&lost));
+        assert!(!take(&mut state, &unread, 0), "behind one that was not whole");
+        let mut state = Continuity::default();
+        key(&mut state, 256);
+        assert!(take(&mut state, &unread, 0), "nothing is lost");
     }
 }

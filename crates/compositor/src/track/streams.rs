@@ -122,9 +122,9 @@ fn a_lost_picture_of_an_upper_layer_freezes_nothing() {
     }
 }
 
-/// A stream of H.265 by libx265, in two slices a picture, of which every other is one that nothing builds on.
+/// A stream of H.265 by libx265, in four slices a picture, of which every other is one that nothing builds on.
 fn h265() -> Vec<(i64, PacketView)> {
-    let parameters = "log-level=none:bframes=3:b-adapt=0:keyint=999:scenecut=0:rc-lookahead=5:ref=2:slices=2";
+    let parameters = "log-level=none:bframes=3:b-adapt=0:keyint=999:scenecut=0:rc-lookahead=5:ref=2:slices=4";
     let options = [("preset", "ultrafast"), ("x265-params", parameters)];
     let pictures = coded("libx265", &options, (320, 180), 40, |canvas, index| {
         let stride = canvas.stride(0);
@@ -162,7 +162,8 @@ fn a_lost_picture_of_h265_costs_what_builds_on_it() {
         costs.push(whole.len() - left.len());
     }
     let alone = costs.iter().filter(|cost| **cost == 1).count();
-    assert!(alone * 5 > costs.len() * 2, "nothing builds on every other picture: {costs:?}");
+    // Of four packets the first and the last leave it open whether another picture is missing.
+    assert!(alone * 8 > costs.len(), "nothing builds on every other picture: {costs:?}");
 }
 
 #[test]
