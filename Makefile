@@ -47,7 +47,7 @@ simulate: setup ## the cores in virtual time among faulty servers: make simulate
 bench-ready: setup-test ## how long after a room of 1, 5 and 20 min closes its composite can be read (7 min)
 	cargo run --package roomreel-tests --bin bench-ready
 
-bench-ingest: setup-test ## what ingest costs beside a raw async-nats consumer, memory a track, rooms in a stream (4 min, and 12 CPU-min to build)
+bench-ingest: setup-test ## what ingest costs beside a raw async-nats consumer, memory a track, rooms in a stream (5 min, and the build)
 	RUST_BACKTRACE=0 cargo run --profile bench-ingest --package roomreel-tests --bin bench-ingest
 
 setup-bench: ## the same, with GStreamer, beside which the compositor is measured
