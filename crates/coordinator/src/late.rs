@@ -104,19 +104,14 @@ impl Source {
     ) -> Result<Self, SourceError> {
         let not = |why: String| Err(SourceError::NotRenderable(why));
         let keys = name.keys();
-        let sizes: BTreeMap<_, _> =
-            listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
+        let sizes: BTreeMap<_, _> = keys.windows_in(listed).collect();
         let Some((&last, &size)) = sizes.last_key_value() else {
             return not("the recording has no windows".to_owned());
         };
         if last + 1 != sizes.len() as u64 {
             return not("windows of the recording are missing; `roomreel verify` says which".to_owned());
         }
-        let footer = match Footer::fetch(store, &keys.window(last), size).await {
-            Ok(footer) => footer,
-            Err(FetchError::Store(error)) => return Err(error.into()),
-            Err(FetchError::Window(error)) => return not(format!("window {last}: {error}")),
-        };
+        let footer = Footer::fetch(store, &keys.window(last), size).await.map_err(|error| unread(last, error))?;
         let header = &footer.window().header;
         let Some(end) = header.end else {
             return not("the recording has no last window: it was given up while it ran".to_owned());
@@ -197,6 +192,13 @@ impl Source {
     }
 }
 
+fn unread(window: u64, error: FetchError) -> SourceError {
+    match error {
+        FetchError::Store(error) => SourceError::Store(error),
+        FetchError::Window(error) => SourceError::NotRenderable(format!("window {window}: {error}")),
+    }
+}
+
 /// Where the first packet of a recording was received, and the last one, on its clock; `None` if there is none. Footers are read from both ends
 /// as far as there are no packets.
 async fn media(
@@ -205,8 +207,7 @@ async fn media(
     listed: &[Listed],
 ) -> Result<Option<Range<Duration>>, SourceError> {
     let keys = name.keys();
-    let windows: Vec<_> =
-        listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size))).collect();
+    let windows: Vec<_> = keys.windows_in(listed).collect();
     let Some(first) = heard(store, &keys, windows.iter().copied()).await? else { return Ok(None) };
     let last = heard(store, &keys, windows.iter().rev().copied()).await?;
     Ok(last.map(|last| first.start..last.end))
@@ -221,10 +222,7 @@ async fn heard(
     let footers = windows.map(async |(number, size)| (number, Footer::fetch(store, &keys.window(number), size).await));
     let mut footers = pin!(stream::iter(footers).buffered(CONCURRENCY));
     while let Some((number, footer)) = footers.next().await {
-        let footer = footer.map_err(|error| match error {
-            FetchError::Store(error) => SourceError::Store(error),
-            FetchError::Window(error) => SourceError::NotRenderable(format!("window {number}: {error}")),
-        })?;
+        let footer = footer.map_err(|error| unread(number, error))?;
         let window = footer.window();
         let sent = || window.segments.iter().filter(|segment| segment.packets > segment.invalid_packets);
         let span = sent().map(|sent| sent.first_time).min().zip(sent().map(|sent| sent.last_time).max());

@@ -162,8 +162,7 @@ pub async fn look_at(
         return Err(unclear("unfinished.json is of another recording".to_owned()));
     }
     let listed = store.list(&keys.windows_prefix()).await?;
-    let numbered = listed.iter().filter_map(|object| Some((keys.window_number(&object.key)?, object.size)));
-    let Some((number, size)) = numbered.max() else {
+    let Some((number, size)) = keys.windows_in(&listed).max() else {
         return restored(document, None, 0, shards).map_err(unclear);
     };
     let footer = Footer::fetch(store, &keys.window(number), size).await.map_err(|error| match error {

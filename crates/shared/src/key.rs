@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::id::{CompositeId, RecordingId, RoomId, TenantId};
+use crate::ports::Listed;
 
 /// A key that was built by this module.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +118,11 @@ impl RecordingKeys {
         let number = key.as_str().strip_prefix(&self.windows_prefix())?.strip_suffix(".win")?.parse().ok()?;
         // One spelling: `7.win` is not window 7.
         (self.window(number) == *key).then_some(number)
+    }
+
+    /// Number and length in bytes of the windows in a listing, in its order.
+    pub fn windows_in<'a>(&'a self, listed: &'a [Listed]) -> impl Iterator<Item = (u64, u64)> + 'a {
+        listed.iter().filter_map(|object| Some((self.window_number(&object.key)?, object.size)))
     }
 
     /// The recording in its final state.

@@ -106,9 +106,8 @@ impl Past {
     pub(crate) async fn read_until(&mut self, at: Duration, mut tell: impl FnMut(&Window)) -> Result<(), Error> {
         if self.sizes.is_empty() {
             let listed = self.store.list(&self.keys.windows_prefix()).await?;
-            let numbered =
-                listed.iter().filter_map(|object| Some((self.keys.window_number(&object.key)?, object.size)));
-            let in_order = (0..).zip(numbered).take_while(|(expected, (number, _))| expected == number);
+            let in_order =
+                (0..).zip(self.keys.windows_in(&listed)).take_while(|(expected, (number, _))| expected == number);
             self.sizes = in_order.map(|(_, (_, size))| size).collect();
             if self.sizes.is_empty() {
                 return Err(StoreError::NotFound { key: self.keys.window(0).to_string() }.into());
