@@ -437,6 +437,10 @@ const HASHED_TOGETHER: usize = 64 * 1024;
 /// Messages below this are copied into the object, others stay where they are: a piece has a price too.
 const COPIED_BELOW: usize = 4 * 1024;
 
+fn is_copied(message: &Bytes) -> bool {
+    message.len() < COPIED_BELOW
+}
+
 /// An object being written: what is small is copied together, what is large is a piece of its own.
 struct Writing {
     pieces: Pieces,
@@ -462,7 +466,7 @@ impl Writing {
     }
 
     fn message(&mut self, message: &Bytes) {
-        if message.len() < COPIED_BELOW {
+        if is_copied(message) {
             return self.copy(message);
         }
         self.pieces.push(self.copied.split().freeze());
@@ -505,8 +509,8 @@ pub fn encode_with_hash(
     debug_assert!(segments.is_sorted_by(|a, b| a.key < b.key), "I3: one order of segments");
     let end = end_of_object(&footer_to_wire(header, segments, events));
     let frames = || segments.iter().flat_map(|segment| &segment.frames.frames);
-    let small = |frame: &Frame| Some(frame.message.len()).filter(|length| *length < COPIED_BELOW).unwrap_or(0);
-    let copied = frames().map(|frame| FRAME_HEADER_BYTES + small(frame)).sum::<usize>();
+    let small = frames().map(|frame| &frame.message).filter(|message| is_copied(message)).map(Bytes::len);
+    let copied = frames().count() * FRAME_HEADER_BYTES + small.sum::<usize>();
     let mut object = Writing::new(MAGIC.len() + copied + end.len());
     object.copy(MAGIC);
     for frame in frames() {
