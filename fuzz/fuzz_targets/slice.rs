@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use roomreel_fuzz::encode::{EncodedSlice, REORDER_TICKS, Sample};
-use roomreel_fuzz::mux::{SampleTable, fragment, parse_fragment};
+use roomreel_fuzz::encode::{EncodedSlice, REORDER_TICKS, Sample, SliceTable};
+use roomreel_fuzz::mux::{SampleTable, fragment, parse_fragment, parse_table};
 use roomreel_fuzz::{Numbers, pieces};
 use roomreel_shared::verify::{box_header, media_bytes};
 
@@ -15,8 +15,10 @@ fn read(object: &Bytes) {
         let samples = slice.video.iter().chain(&slice.audio);
         // A run may point at the same bytes again and again: what they share is one object's memory.
         assert!(samples.clone().all(|sample| sample.data.len() <= object.len()));
+        let infos = SliceTable::from(&slice);
+        assert_eq!(parse_table(object).expect("what is read whole can be tabled"), infos);
         let mut table = SampleTable::default();
-        table.push_chunk(0, &slice.video);
+        table.push_chunk(0, &infos.video);
         assert_eq!(table.samples(), slice.video.len());
     }
 }

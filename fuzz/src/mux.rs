@@ -8,5 +8,5 @@ mod parse;
 mod tables;
 
 pub use boxes::fragment;
-pub use parse::{Error, parse_fragment};
+pub use parse::{Error, parse_fragment, parse_table};
 pub use tables::SampleTable;
