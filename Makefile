@@ -3,7 +3,7 @@
 ROOMREEL = target/debug/roomreel
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all simulate bench-ready bench-ingest setup-bench bench-compositor hls-check fmt lint docs scripts helm check
+.PHONY: help setup setup-test build demo up down test chaos fuzz fuzz-all fuzz-check simulate bench-ready bench-ingest setup-bench bench-compositor hls-check fmt lint docs scripts helm check
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ fuzz: ## fuzz one TARGET of fuzz/fuzz_targets for SECONDS; needs a nightly toolc
 fuzz-all: ## fuzz every target for SECONDS each, JOBS at a time, and print what came of it
 	JOBS=$(or $(JOBS),1) scripts/fuzz-all $(SECONDS)
 
+fuzz-check: ## whether the fuzz targets still compile; needs no nightly toolchain
+	cargo check --quiet --manifest-path fuzz/Cargo.toml --target-dir target
+
 simulate: setup ## the cores in virtual time among faulty servers: make simulate SEEDS=20000, or SEED=7 for one and its story
 	@SEEDS=$(if $(SEED)$(SEEDS),$(SEEDS),1000) SEED=$(SEED) cargo test --quiet --package roomreel-tests --test simulation seeds
 
@@ -75,4 +78,4 @@ scripts: ## shellcheck, where it is installed
 helm: ## lint and render the chart, where helm is installed
 	@if command -v helm >/dev/null; then scripts/helm; else echo "helm is not installed: skipped"; fi
 
-check: test lint docs scripts helm ## what CI runs
+check: test lint docs fuzz-check scripts helm ## what CI runs
