@@ -246,9 +246,22 @@ pub enum Refused {
     /// It does not decode.
     #[error(transparent)]
     Event(#[from] event::Error),
-    /// The subject is not that of an event, or not in the shard of its room.
-    #[error("the subject is not where events of this room are written")]
+    /// The subject is not that of an event.
+    #[error("the subject is not one that events are written to")]
     Misplaced,
+    /// The subject is in another shard than its room.
+    #[error(
+        "it stands in shard {found}, and of {shards} shards the room is in shard {of_room}; the SFU's publisher was most \
+         likely set to another number of shards than the {shards} of this cluster (setting shards)"
+    )]
+    WrongShard {
+        /// The shard of the subject.
+        found: u32,
+        /// The shard of the room.
+        of_room: u32,
+        /// How many there are, as this cluster is set.
+        shards: u32,
+    },
     /// The event names another room than its subject (I4).
     #[error("the event names room {found:?} and its subject another")]
     WrongRoom {
@@ -274,6 +287,7 @@ impl Refused {
             Self::Subject(_) => "subject",
             Self::Event(_) => "event",
             Self::Misplaced => "misplaced",
+            Self::WrongShard { .. } => "wrong_shard",
             Self::WrongRoom { .. } => "wrong_room",
             Self::WrongWriter => "wrong_writer",
             Self::TooMany { .. } => "too_many",
@@ -329,8 +343,13 @@ impl Rooms {
     /// [`Refused`]: nothing was changed.
     pub fn apply(&mut self, entry: &LogEntry) -> Result<Option<Echo>, Refused> {
         let address = Address::parse(&entry.subject)?;
-        if address.entry != Entry::Event || Shard::of(&address.tenant, &address.room, self.shards) != address.shard {
+        if address.entry != Entry::Event {
             return Err(Refused::Misplaced);
+        }
+        let of_room = Shard::of(&address.tenant, &address.room, self.shards);
+        if of_room != address.shard {
+            let (found, of_room) = (address.shard.number(), of_room.number());
+            return Err(Refused::WrongShard { found, of_room, shards: self.shards });
         }
         let event = RoomEvent::decode(entry.payload.clone())?;
         if event.room != address.room {
@@ -722,7 +741,7 @@ mod tests {
             ("roomreel.v1".to_owned(), closed.clone(), "subject"),
             (good.replace("acme", "ac*me"), closed.clone(), "subject"),
             (good.replace(".event", ".media.cam"), closed.clone(), "misplaced"),
-            (misplaced, closed.clone(), "misplaced"),
+            (misplaced.clone(), closed.clone(), "wrong_shard"),
             (good.clone(), event_payload("other", 9, 1, room_closed()), "wrong_room"),
             (good.clone(), event_payload("standup", 9, 1, EventKind::Tick), "wrong_writer"),
             (control, closed, "wrong_writer"),
@@ -734,6 +753,8 @@ mod tests {
             assert_eq!(refused.kind(), kind, "{subject}: {refused}");
         }
         assert_eq!(log.room(), &before);
+        let told = log.append(misplaced, event_payload("standup", 9, 1, room_closed())).expect_err("hostile").to_string();
+        assert!(told.contains(&format!("the {SHARDS} of this cluster")), "the usual cause is named: {told}");
     }
 
     #[test]

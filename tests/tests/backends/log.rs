@@ -172,6 +172,23 @@ async fn nats_keeps_the_contract() {
 }
 
 #[tokio::test]
+async fn a_server_without_room_for_a_stream_is_told_of_with_what_to_change() {
+    let account = "accounts { A { users: [{ user: a, password: a }], jetstream { max_file: 1MB } } }\nno_auth_user: a";
+    for more in ["jetstream { max_file_store: 1MB }", account] {
+        let server = NatsServer::start_with(more).await.expect("nats-server starts");
+        let nats = Nats::connect(config(&server)).await.expect("connected");
+        let error = nats.ensure_streams().await.expect_err("there is no room");
+        let told = error.to_string();
+        assert!(error.is_permanent() && told.contains("roomreel-v1-s0 was to take 4194304 bytes"), "{told}");
+        assert!(told.contains("log_max_bytes") && told.contains("max_file_store"), "{told}");
+    }
+    let server = NatsServer::start().await.expect("nats-server starts");
+    let three = Nats::connect(NatsConfig { replicas: 3, ..config(&server) }).await.expect("connected");
+    let error = three.ensure_streams().await.expect_err("there is one server").to_string();
+    assert!(error.contains("set nats_replicas to 1"), "{error}");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_gone_is_made_again_for_who_wants_to_read() {
     let server = NatsServer::start().await.expect("nats-server starts");
     let nats = Nats::connect(config(&server)).await.expect("connected");

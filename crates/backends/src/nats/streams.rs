@@ -16,6 +16,10 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 /// The server's codes for a stream, or its whole storage, that takes no more.
 const FULL: [u64; 3] = [10077, 10047, 10023];
 const STREAM_NOT_FOUND: u64 = 10059;
+/// The server's codes for a stream that its storage, or that of the account, has no room for.
+const NO_ROOM: [u64; 5] = [10047, 10023, 10005, 10002, 10122];
+/// The server's code for more copies than there are servers.
+const NO_REPLICAS: u64 = 10074;
 
 /// What the stream of `shard` is to be.
 fn wanted(config: &NatsConfig, shard: Shard) -> Config {
@@ -114,7 +118,35 @@ pub(super) async fn ensure(nats: &Nats, shard: Shard) -> Result<(), LogError> {
     let config = wanted(&nats.config, shard);
     match api::<_, Info>(nats, &format!("STREAM.CREATE.{}", config.name), &config).await? {
         Response::Ok(info) => verify(&nats.config, shard, &info.config),
-        Response::Err { error } => Err(refusal(nats, shard, &error)),
+        Response::Err { error } => {
+            let Some(remedy) = remedy(&nats.config, shard, error.error_code().0) else {
+                return Err(refusal(nats, shard, &error));
+            };
+            let reason = format!("{error}: {remedy}");
+            // A server of a cluster may be on its way back, with room.
+            Err(if error.code() == 503 { nats.unavailable(reason) } else { LogError::Refused { reason } })
+        }
+    }
+}
+
+/// What was asked for when the server would not create a stream, and what to change; `None` where its own words say it.
+fn remedy(config: &NatsConfig, shard: Shard, code: u64) -> Option<String> {
+    let (stream, shards, replicas) = (shard.stream_name(), config.shards, config.replicas);
+    let bytes = config.max_bytes_per_shard;
+    let all = u128::from(bytes) * u128::from(shards);
+    let gib = |bytes: u128| format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30));
+    match code {
+        _ if NO_ROOM.contains(&code) => Some(format!(
+            "stream {stream} was to take {bytes} bytes ({}) on each of {replicas} server(s), and all {shards} streams {}; \
+             lower log_max_bytes, or raise max_file_store in the jetstream section of nats-server's configuration (without \
+             one it is a part of the disk's free space) and the limits of the account, if it has any",
+            gib(u128::from(bytes)),
+            gib(all),
+        )),
+        NO_REPLICAS => Some(format!(
+            "stream {stream} was to have {replicas} copies; set nats_replicas to 1, or run nats-server as a cluster of as many"
+        )),
+        _ => None,
     }
 }
 
@@ -196,6 +228,21 @@ fn stream_of(subject: &Subject) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_server_has_no_room_for_is_told_in_bytes() {
+        let config = NatsConfig { replicas: 3, ..NatsConfig::new("nats://localhost") };
+        let shard = Shard::all(2).last().expect("two shards");
+        for code in NO_ROOM {
+            let told = remedy(&config, shard, code).expect("a remedy");
+            for said in ["roomreel-v1-s1", "8589934592 bytes (8.00 GiB)", "each of 3", "all 4 streams 32.00 GiB"] {
+                assert!(told.contains(said), "{code}: {told}");
+            }
+            assert!(told.contains("log_max_bytes") && told.contains("max_file_store"), "{told}");
+        }
+        assert!(remedy(&config, shard, NO_REPLICAS).expect("a remedy").contains("nats_replicas"));
+        assert_eq!(remedy(&config, shard, STREAM_NOT_FOUND), None);
+    }
 
     #[test]
     fn every_drift_that_would_lose_media_is_named() {
