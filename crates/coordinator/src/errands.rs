@@ -1,6 +1,6 @@
 //! What a leader does with the bucket, beside its loop: a store that hangs delays what needs it, and no other decision.
 //!
-//! What is under way is not begun again; what came to nothing is planned again. Of a recording one thing is done at a time, so that
+//! What is under way is not begun again; what came to nothing is planned again, and begun again after a pause that grows. Of a recording one thing is done at a time, so that
 //! no document overtakes the final state. Owns what is under way, and how much of each kind at once. Does not own what is done
 //! (see [`crate::perform`]) or why (see [`crate::plan`]).
 
@@ -15,8 +15,9 @@ use roomreel_shared::cluster::ActiveRecording;
 use roomreel_shared::id::{CompositeId, RecordingId};
 use roomreel_shared::recording::Recording;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::failures::Pauses;
 use crate::perform::{Effect, Error, Performer};
 use crate::plan::Action;
 use crate::rooms::RoomKey;
@@ -60,6 +61,8 @@ pub struct Done {
 pub struct Errands {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     claims: BTreeSet<Claim>,
+    pauses: Pauses<Claim>,
+    origin: Instant,
     starts: Arc<Semaphore>,
     ends: Arc<Semaphore>,
     take_ups: Arc<Semaphore>,
@@ -86,6 +89,8 @@ impl Errands {
         Self {
             under_way: FuturesUnordered::new(),
             claims: BTreeSet::new(),
+            pauses: Pauses::new(),
+            origin: Instant::now(),
             starts: turns(STARTS),
             ends: turns(ENDS),
             take_ups: turns(TAKE_UPS),
@@ -93,10 +98,11 @@ impl Errands {
         }
     }
 
-    /// Begins an errand unless it, or what it has to wait for, is under way.
+    /// Begins an errand unless it, or what it has to wait for, is under way, or it failed lately.
     pub fn begin(&mut self, errand: Errand, performer: &Performer) {
         let Some(claim) = errand.claim() else { return };
-        if self.claims.contains(&claim) || self.has_to_wait(&errand) {
+        let is_paused = self.pauses.has(&claim, self.origin.elapsed());
+        if is_paused || self.claims.contains(&claim) || self.has_to_wait(&errand) {
             return;
         }
         self.claims.insert(claim.clone());
@@ -145,6 +151,10 @@ impl Errands {
     pub async fn next(&mut self) -> Option<Done> {
         let done = self.under_way.next().await?;
         self.claims.remove(&done.claim);
+        match &done.result {
+            Ok(_) => self.pauses.on_done(&done.claim),
+            Err(error) => self.pauses.on_failure(done.claim.clone(), error, self.origin.elapsed()),
+        }
         Some(done)
     }
 }

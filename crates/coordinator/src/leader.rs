@@ -31,6 +31,7 @@ use crate::config::CoordinatorConfig;
 use crate::control::{At, Control};
 use crate::election::Tenure;
 use crate::errands::{Done, Errand, Errands};
+use crate::failures::Causes;
 use crate::metrics::Metrics;
 use crate::notices;
 use crate::observed::{Observed, Revisions};
@@ -52,8 +53,6 @@ const MAX_NOTICES: usize = 256;
 /// Refused events that are told one by one within this time.
 const TOLD_REFUSED: u32 = 16;
 const TELL_REFUSED: Duration = Duration::from_secs(10);
-/// A kind of failure is told again after this, if it is still met.
-const TELL_FAILURE: Duration = Duration::from_secs(60);
 /// How long a leader that leaves waits for what is under way.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -107,8 +106,7 @@ pub struct Leader {
     unreadable: BTreeSet<String>,
     /// Since when, and how many events of the log were refused.
     refused: (Instant, u32),
-    /// Kinds of failures, and when each was told.
-    told: BTreeMap<&'static str, Instant>,
+    causes: Causes,
     is_cut_off: bool,
 }
 
@@ -142,7 +140,7 @@ impl Leader {
             notices: JoinSet::new(),
             unreadable: BTreeSet::new(),
             refused: (Instant::now(), 0),
-            told: BTreeMap::new(),
+            causes: Causes::default(),
             is_cut_off: false,
         }
     }
@@ -434,19 +432,16 @@ impl Leader {
         self.metrics.control_pending.record(self.control.pending() as u64, &[]);
     }
 
-    /// Counts a failure, and tells of it unless one of its kind was told of lately.
+    /// Counts a failure, and tells of it unless its cause was told of lately.
     fn failed(&mut self, action: &'static str, error: &Error) {
         let kind = error.kind();
         self.metrics.failures.add(1, &[KeyValue::new("action", action), KeyValue::new("kind", kind)]);
-        if self.told.get(kind).is_some_and(|told| told.elapsed() < TELL_FAILURE) {
-            return;
-        }
-        self.told.insert(kind, Instant::now());
+        let Some(times) = self.causes.on_failure(error, self.began.elapsed()) else { return };
         if let Error::Over = error {
             tracing::info!(action, "a leadership ended in the middle of it; the next leader sees what came of it");
         } else {
             tracing::warn!(
-                action, %error,
+                action, times, %error,
                 "the coordinator could not do this and tries again; roomreel.coordinator.failures counts what fails"
             );
         }

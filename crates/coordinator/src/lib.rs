@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod election;
 mod errands;
+mod failures;
 pub mod late;
 pub mod leader;
 pub mod metrics;

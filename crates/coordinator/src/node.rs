@@ -94,9 +94,11 @@ impl Drop for Held {
 impl Replica {
     async fn run(self) {
         let pause = self.config.lease_ttl / 4;
+        let mut is_told = false;
         while !self.stop.is_cancelled() {
             match self.hold_lease().await {
                 Ok(held) => {
+                    is_told = false;
                     self.live(&held).await;
                     if self.stop.is_cancelled() {
                         // Should this fail, the lease expires by itself.
@@ -105,7 +107,12 @@ impl Replica {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the coordinator has no lease and cannot lead; check the coordination store");
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(
+                            %error,
+                            "the coordinator has no lease and cannot lead; it tries again until the coordination store answers"
+                        );
+                    }
                     self.pause(pause).await;
                 }
             }
