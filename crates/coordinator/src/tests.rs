@@ -800,6 +800,48 @@ async fn a_bucket_that_hangs_delays_no_other_decision() {
     coordinator.drain().await;
 }
 
+/// Keys that are too long for the store, say: they cost the recording that needs them, and hardly any calls.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_refuses_one_recording_for_ever_costs_nobody_else() {
+    let mut world = World::new().await;
+    let (refuses, calls) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
+    let (is_refusing, counted) = (refuses.clone(), calls.clone());
+    let plain = world.store.clone();
+    let faults = move |_: Operation, key: &str| {
+        let is_refused = key.contains("/rooms/refused/") && is_refusing.load(Ordering::SeqCst);
+        is_refused.then(|| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Fault::Refuse
+        })
+    };
+    world.store = world.store.with_faults(Arc::new(faults));
+    for room in ["refused", "standup"] {
+        world.open(room, auto()).await;
+    }
+    let coordinator = world.coordinator("a").await;
+    world.store = plain;
+    let both = until("both are recorded", async || Some(world.recordings().await).filter(|all| all.len() == 2)).await;
+    let of = |room: &str| both.iter().map(|active| &active.recording).find(|of| of.room == id(room)).expect("recorded");
+    let (refused, other) = (of("refused"), of("standup"));
+    let begun = Instant::now();
+    // Others' events bring round after round.
+    while begun.elapsed() < Duration::from_secs(600) {
+        world.event("standup", producer_created()).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let calls = calls.load(Ordering::SeqCst);
+    assert!((5..=25).contains(&calls), "{calls} calls in 10 min");
+    world.event("standup", room_closed()).await;
+    world.fold(1, true).await;
+    world.render().await;
+    assert_eq!(world.finished(&other.id).await.state, State::Complete);
+    refuses.store(false, Ordering::SeqCst);
+    let since = Instant::now();
+    assert_eq!(world.finished(&refused.id).await.state, State::Complete, "what it waited for has come");
+    assert!(since.elapsed() <= Duration::from_secs(62), "{:?}", since.elapsed());
+    coordinator.drain().await;
+}
+
 /// The leader before this one was killed between the index, which is written first, and the keys.
 #[tokio::test(start_paused = true)]
 async fn the_final_state_that_was_written_first_stands() {

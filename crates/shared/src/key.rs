@@ -340,6 +340,35 @@ mod tests {
         }
     }
 
+    /// S3 takes keys of 1024 bytes, and file systems names of 255.
+    #[test]
+    fn the_longest_ids_make_keys_that_stores_take() {
+        use crate::id::{MAX_TOKEN_CHARS, PeerId};
+        // Spelled with three characters a byte, and with one.
+        for longest in ["会".repeat(MAX_TOKEN_CHARS / 9), "x".repeat(MAX_TOKEN_CHARS)] {
+            let (tenant, room) = (TenantId::new(&longest).expect("valid"), RoomId::new(&longest).expect("valid"));
+            // Ours have 26 characters; whatever else stands there is as long as an id.
+            let recording = RecordingId::new(&longest).expect("valid");
+            let composite = CompositeId::new(&longest).expect("valid");
+            let peer = PeerId::new(&longest).expect("valid").token();
+            let keys = RecordingKeys::new(&tenant, &room, &recording);
+            for key in [
+                keys.window(u64::MAX),
+                keys.recording_json(),
+                keys.unfinished_json(),
+                keys.webm_slice(&composite, u64::MAX),
+                keys.composite_file(&composite, "storyboard/percent-000.jpg"),
+                keys.rendered_json(&composite),
+                keys.track_file(&format!("{peer}-screen-4294967295-4294967295.rtpdump.json")),
+                index(&tenant, "9999/12/31", &recording),
+                clean_marks(u64::MAX, u64::MAX),
+            ] {
+                assert!(key.as_str().len() <= 1024, "{} bytes: {key}", key.as_str().len());
+                assert!(key.as_str().split('/').all(|part| part.len() <= 255), "{key}");
+            }
+        }
+    }
+
     #[test]
     fn user_names_cannot_leave() {
         let keys = keys();

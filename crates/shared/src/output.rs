@@ -17,6 +17,8 @@ use crate::key::{Key, NameError, RecordingKeys};
 const MAX_NAME_BYTES: usize = 200;
 /// Longest name that is made of one: stores take keys of 1024 bytes, and the recording's prefix has its share.
 const MAX_MADE_BYTES: usize = 400;
+/// Longest part of it between slashes: the longest file name.
+const MAX_MADE_PART_BYTES: usize = 255;
 /// Directories of a recording that are ours.
 const RESERVED: [&str; 3] = ["windows", "composites", "tracks"];
 /// Where a composite's own files are, before a template says otherwise.
@@ -238,7 +240,7 @@ impl Names {
         for (placeholder, value) in &self.values {
             name = name.replace(placeholder, value);
         }
-        if name.len() > MAX_MADE_BYTES {
+        if name.len() > MAX_MADE_BYTES || name.split('/').any(|part| part.len() > MAX_MADE_PART_BYTES) {
             return usual();
         }
         // An id at the beginning may be one of our directories: it is spelled as our keys spell what may not stand in them.
@@ -443,7 +445,10 @@ mod tests {
         assert!(named(Kind::Mp4, "composites/{composite}/init.mp4").check().is_err());
         assert!(named(Kind::Hls, "a.m3u8").check().is_err());
         let longest = "x".repeat(crate::id::MAX_TOKEN_CHARS);
-        assert_eq!(made(&longest, &named(Kind::Mp3, "{room}/{room}/{room}.mp3")), "composites/my=20grid/audio.mp3");
+        for too_long in ["{room}/{room}/{room}.mp3", "a/{room}-{room}.mp3"] {
+            assert_eq!(made(&longest, &named(Kind::Mp3, too_long)), "composites/my=20grid/audio.mp3");
+        }
+        assert_eq!(made(&longest, &named(Kind::Mp3, "{room}/{room}.mp3")), format!("{longest}/{longest}.mp3"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! By default s3s-fs in this process: it checks signatures and keeps objects as files. It looks whether an object exists and
 //! then renames, so two conditional writes at once could both succeed; requests with a condition therefore pass one by one
-//! here, as S3 promises. It names a metadata file after the whole key, so keys over about 150 bytes do not fit.
+//! here, as S3 promises. It names a metadata file after the whole key, so keys over about 150 bytes do not fit: they are refused as
+//! S3 refuses those over 1,024.
 //! `ROOMREEL_TEST_S3_ENDPOINT`, `…_BUCKET`, `…_REGION`, `…_ACCESS_KEY` and `…_SECRET_KEY` name another S3 to test against.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -232,6 +233,9 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
     if let Some(listing) = state.uploads.answer(&request) {
         return Ok(listing);
     }
+    if !fits(request.uri().path()) {
+        return Ok(key_too_long());
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_create = request.headers().contains_key(IF_NONE_MATCH);
     let mutation = Mutation { method: request.method().clone(), path: request.uri().path().to_owned(), is_create };
@@ -251,6 +255,21 @@ async fn answer(service: S3Service, state: Arc<State>, request: Request<Incoming
         S3Fault::LoseAnswers(one_in) if strikes(one_in) => bail!("the answer is lost"),
         _ => Ok(response),
     }
+}
+
+/// Whether the file that s3s-fs keeps beside an object can have its name, which bucket and key stand in, in base 64.
+fn fits(path: &str) -> bool {
+    let (bucket, key) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+    let in_base_64 = |text: &str| ((text.len() - 2 * text.matches('%').count()) * 4).div_ceil(3);
+    ".bucket-.object-.metadata.json".len() + in_base_64(bucket) + in_base_64(key) <= 255
+}
+
+fn key_too_long() -> HttpResponse {
+    const SAID: &str = "<Error><Code>KeyTooLongError</Code><Message>this S3 keeps objects as files and takes keys of about \
+        150 bytes: use shorter ids of tenants and rooms</Message></Error>";
+    let mut response = refusal(StatusCode::BAD_REQUEST);
+    *response.body_mut() = Body::from(SAID.to_owned());
+    response
 }
 
 fn refusal(status: StatusCode) -> HttpResponse {

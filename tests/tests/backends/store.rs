@@ -10,7 +10,7 @@ use roomreel_backends::memory::{MemoryStore, MutationKind};
 use roomreel_backends::objects::DirectoryStore;
 use roomreel_backends::probe;
 use roomreel_backends::s3::{S3Config, S3Credentials, S3Store};
-use roomreel_shared::id::{RecordingId, RoomId, TenantId};
+use roomreel_shared::id::{CompositeId, MAX_TOKEN_CHARS, RecordingId, RoomId, TenantId};
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::pieces::Pieces;
 use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError, Upload, UploadedPart};
@@ -51,6 +51,24 @@ async fn objects_are_written_read_and_removed(store: &dyn ObjectStore) {
     assert!(matches!(store.get(&key).await, Err(StoreError::NotFound { .. })));
     store.create(&key, Bytes::new()).await.expect("an empty object is one");
     assert_eq!(store.get(&key).await.expect("read"), "");
+}
+
+/// A room whose id is as long as can be loses nothing.
+async fn takes_the_longest_keys(store: &dyn ObjectStore) {
+    let longest = "é".repeat(MAX_TOKEN_CHARS / 6);
+    let room = RoomId::new(&longest).expect("valid");
+    let keys = RecordingKeys::new(&TenantId::new(&longest).expect("valid"), &room, &RecordingId::generate(1, 1));
+    let composite = CompositeId::new(&longest).expect("valid");
+    for key in [keys.window(0), keys.slice(&composite, 0), keys.composite_mp4(&composite), keys.unfinished_json()] {
+        store.create(&key, "taken".into()).await.expect("created");
+        assert_eq!(store.get(&key).await.expect("read"), "taken");
+        assert!(matches!(store.create(&key, "again".into()).await, Err(StoreError::AlreadyExists { .. })));
+    }
+    let key = keys.composite_file(&composite, "joined.mp4");
+    let upload = store.begin_upload(&key).await.expect("begun");
+    let part = store.upload_part(&upload, 1, "part".into()).await.expect("stored");
+    store.complete_upload(&upload, vec![part]).await.expect("completed");
+    assert_eq!(store.list(&keys.windows_prefix()).await.expect("listed").len(), 1);
 }
 
 async fn one_of_many_creates_succeeds(store: &dyn ObjectStore) {
@@ -178,6 +196,7 @@ async fn a_directory_keeps_the_contract() {
     let keys = keys("many");
     write_windows(&directory.path().join("new"), &keys, 1100);
     assert_lists_all(&store, &keys, 1100).await;
+    takes_the_longest_keys(&store).await;
     let file = directory.path().join("file");
     std::fs::write(&file, b"").expect("written");
     let error = DirectoryStore::open(&file).err().expect("it is no directory").to_string();
@@ -193,6 +212,15 @@ async fn s3_keeps_the_contract() {
         contract(&S3Store::connect(config).await.expect("connected")).await;
     }
     let server = S3Server::start().await.expect("an S3 starts");
+    if server.is_local() {
+        // A key that it does not take is refused for good, with the reason, and not as if it did not answer.
+        let store = S3Store::connect(server.config()).await.expect("connected");
+        let room = RoomId::new("x".repeat(MAX_TOKEN_CHARS)).expect("valid");
+        let tenant = TenantId::new("acme").expect("valid");
+        let key = RecordingKeys::new(&tenant, &room, &RecordingId::generate(1, 1)).window(0);
+        let error = store.create(&key, "window".into()).await.expect_err("it is too long");
+        assert!(error.is_permanent() && error.to_string().contains("KeyTooLongError"), "{error}");
+    }
     let store = S3Store::connect(server.config()).await.expect("connected");
     let keys = keys("many");
     if let Some(directory) = server.directory() {

@@ -58,6 +58,8 @@ pub enum Fault {
     LoseAnswer,
     /// A create or a completion answers `Conflict` (HTTP 409) and has done nothing; elsewhere as [`Fault::FailBefore`].
     Conflict,
+    /// A call to the object store answers `Refused` and has done nothing; elsewhere as [`Fault::FailBefore`].
+    Refuse,
     /// The call does nothing for [`HANG`], then answers `Unavailable`.
     Hang,
     /// An append first loses the shard's newest `entries`, which had been acknowledged, and still remembers their message
@@ -133,7 +135,7 @@ pub(super) async fn under<T, E>(
 ) -> Result<T, E> {
     match fault {
         None | Some(Fault::LoseAcknowledged { .. } | Fault::Duplicate | Fault::Drop) => act.await,
-        Some(Fault::FailBefore) => Err(unavailable("fault: failed before")),
+        Some(Fault::FailBefore | Fault::Refuse) => Err(unavailable("fault: failed before")),
         Some(Fault::Conflict) => Err(conflict.unwrap_or_else(|| unavailable("fault: failed before"))),
         Some(Fault::LoseAnswer) => {
             // Whatever the answer was, it is lost.

@@ -11,7 +11,7 @@ use roomreel_shared::key::Key;
 use roomreel_shared::ports::{Listed, MIN_PART_BYTES, ObjectStore, OpenUpload, StoreError, Upload, UploadedPart};
 use tokio::time::Instant;
 
-use super::faults::{Faults, Hook, Operation, under};
+use super::faults::{Fault, Faults, Hook, Operation, under};
 use super::lock;
 
 /// An object store in memory. Creates are linearizable. Clones share what they hold.
@@ -101,6 +101,10 @@ impl MemoryStore {
         act: impl FnOnce(&mut State) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let fault = self.faults.strike(operation, key);
+        if fault == Some(Fault::Refuse) {
+            let (store, key, reason) = ("memory".to_owned(), key.to_owned(), "fault: refused".to_owned());
+            return Err(StoreError::Refused { store, key, reason });
+        }
         let conflicts = matches!(operation, Operation::Create | Operation::CompleteUpload);
         let conflict = conflicts.then(|| StoreError::Conflict { key: key.to_owned() });
         let unavailable = |reason: &str| StoreError::Unavailable {
