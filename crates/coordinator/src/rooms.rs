@@ -75,6 +75,8 @@ pub struct Session {
 /// What has been seen of a recording's control entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlSeen {
+    /// When its start was stored first.
+    pub started: Option<LogTime>,
     /// The newest of pause and resume was a pause.
     pub paused: bool,
     /// A stop was seen.
@@ -102,6 +104,8 @@ pub struct Room {
     pub sfus: BTreeSet<SfuId>,
     /// When the newest event of an SFU was stored.
     pub last_sfu_log_time: LogTime,
+    /// When the newest event was stored, whoever wrote it.
+    pub newest: LogTime,
     /// When the room was closed, if it is.
     pub closed: Option<LogTime>,
     /// Control entries seen.
@@ -119,6 +123,7 @@ impl Room {
             written: VecDeque::new(),
             over: VecDeque::new(),
             last_sfu_log_time: session.log_time,
+            newest: session.log_time,
             session,
             initial_policy: policy.clone(),
             policy,
@@ -361,7 +366,7 @@ impl Rooms {
         let key = RoomKey { tenant: address.tenant, room: address.room };
         self.newest = self.newest.max(entry.time);
         match address.writer {
-            Writer::Control => Ok(Some(self.apply_control(key, event))),
+            Writer::Control => Ok(Some(self.apply_control(key, event, entry.time))),
             Writer::Sfu(sfu) => self.apply_sfu(key, &sfu, event, entry).map(|()| None),
         }
     }
@@ -372,9 +377,10 @@ impl Rooms {
         self.rooms.retain(|_, room| room.closed.is_none_or(|at| newest.saturating_since(at) < CLOSED_KEPT));
     }
 
-    fn apply_control(&mut self, key: RoomKey, event: RoomEvent) -> Echo {
+    fn apply_control(&mut self, key: RoomKey, event: RoomEvent, at: LogTime) -> Echo {
         let RoomEvent { incarnation, event_no, kind, .. } = event;
         if let Some(room) = self.rooms.get_mut(&key) {
+            room.newest = room.newest.max(at);
             let seen = match &kind {
                 EventKind::RecordingStarted { recording, command, .. } => Some((recording, command, None, false)),
                 EventKind::RecordingPaused { recording, command, .. } => Some((recording, command, Some(true), false)),
@@ -389,6 +395,9 @@ impl Rooms {
                 && room.has_space_for(recording)
             {
                 let control = room.recordings.entry(recording.clone()).or_default();
+                if matches!(kind, EventKind::RecordingStarted { .. }) {
+                    control.started.get_or_insert(at);
+                }
                 // The same command appended twice has one effect.
                 if !control.commands.contains(command) {
                     control.paused = paused.unwrap_or(control.paused);
@@ -455,6 +464,7 @@ impl Rooms {
         room.sfus.insert(sfu.clone());
         note(&mut room.written, written);
         room.last_sfu_log_time = room.last_sfu_log_time.max(entry.time);
+        room.newest = room.newest.max(entry.time);
         room.apply(event.kind, written, entry.time)
     }
 
@@ -753,7 +763,8 @@ mod tests {
             assert_eq!(refused.kind(), kind, "{subject}: {refused}");
         }
         assert_eq!(log.room(), &before);
-        let told = log.append(misplaced, event_payload("standup", 9, 1, room_closed())).expect_err("hostile").to_string();
+        let told =
+            log.append(misplaced, event_payload("standup", 9, 1, room_closed())).expect_err("hostile").to_string();
         assert!(told.contains(&format!("the {SHARDS} of this cluster")), "the usual cause is named: {told}");
     }
 

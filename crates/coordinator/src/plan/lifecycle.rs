@@ -5,7 +5,9 @@ use std::time::Duration;
 use roomreel_shared::cluster::{ActiveRecording, Progress};
 use roomreel_shared::event::{EventKind, StopReason};
 use roomreel_shared::recording::{Recording, State};
+use roomreel_shared::time::LogTime;
 
+use super::age::{Age, Clocks};
 use super::placement::{RenderState, render_state};
 use super::requests::Wishes;
 use super::{Action, Finishing, Limits, Memory, World};
@@ -24,7 +26,23 @@ struct Case<'a> {
     active: &'a ActiveRecording,
     progress: Option<&'a Progress>,
     room: Option<&'a Room>,
+    age: Age,
     renders: RenderState,
+}
+
+/// What is known of a recording's clocks.
+fn clocks(world: &World<'_>, active: &ActiveRecording, progress: Option<&Progress>, room: Option<&Room>) -> Clocks {
+    let seen = room.and_then(|room| room.recordings.get(&active.recording.id));
+    let folded = progress.filter(|progress| progress.windows > 0);
+    let log = |us: i64| LogTime::from_micros(us);
+    Clocks {
+        wall: (world.now.wall - active.recording.created_at).try_into().unwrap_or(Duration::ZERO),
+        log_began: active.spec.beginning.map(|beginning| beginning.log_time).or(seen.and_then(|seen| seen.started)),
+        // A room that is recorded has no other session: its newest entry is of this one.
+        log_newest: room.map(|room| room.newest).max(folded.map(|progress| log(progress.log_time_us))),
+        folded: folded.map(|progress| (log(progress.sfu_log_time_us), log(progress.log_time_us))),
+        length: folded.map(|progress| Duration::from_micros(progress.duration_us)),
+    }
 }
 
 impl Case<'_> {
@@ -39,8 +57,7 @@ impl Case<'_> {
     }
 
     /// Why the recording is to stop now.
-    fn stop(&self, world: &World<'_>, limits: &Limits, asked_by: Option<&String>) -> Option<(StopReason, String)> {
-        let recording = &self.active.recording;
+    fn stop(&self, limits: &Limits, asked_by: Option<&String>) -> Option<(StopReason, String)> {
         if let Some(who) = asked_by {
             return Some((StopReason::Requested, format!("stopped by {who}")));
         }
@@ -57,17 +74,11 @@ impl Case<'_> {
         if self.room.is_some_and(|room| !room.policy.enabled && self.is_of(room)) {
             return Some((StopReason::Policy, "the room's policy was changed to forbid recording (5001)".to_owned()));
         }
-        let age = (world.now.wall - recording.created_at).try_into().unwrap_or(Duration::ZERO);
-        let length = self.progress.map_or(Duration::ZERO, |progress| Duration::from_micros(progress.duration_us));
-        if age.max(length) >= limits.max_duration {
+        if self.age.age >= limits.max_duration {
             let minutes = limits.max_duration.as_secs() / 60;
             return Some((StopReason::LimitReached, format!("the maximum duration of {minutes} min was reached")));
         }
-        // Both times are the fold's own: an ingest node that lags behind does not make a room look idle.
-        let silence = self.progress.map_or(Duration::ZERO, |progress| {
-            Duration::from_micros(progress.log_time_us.saturating_sub(progress.sfu_log_time_us).max(0).unsigned_abs())
-        });
-        if silence >= limits.idle {
+        if self.age.silence >= limits.idle {
             return Some((StopReason::Idle, format!("nothing came from the room for {} s", limits.idle.as_secs())));
         }
         None
@@ -158,17 +169,22 @@ pub(super) fn plan(
     let alive = world.alive;
     let mut finishing = Finishing::new();
     memory.waits.retain(|id, _| alive.recordings.contains_key(id));
+    memory.ages.retain(|id| alive.recordings.contains_key(id));
     for (id, active) in &alive.recordings {
         let key = RoomKey::of(&active.recording);
+        let progress = alive.progress.get(id);
+        let room = world.rooms.and_then(|rooms| rooms.get(&key));
+        let clocks = clocks(world, active, progress, room);
         let case = Case {
             active,
-            progress: alive.progress.get(id),
-            room: world.rooms.and_then(|rooms| rooms.get(&key)),
+            progress,
+            room,
+            age: memory.ages.of(id, &clocks, world.now.monotonic, limits.ending),
             renders: render_state(world, id),
         };
         let mut next = active.clone();
         if !active.stopping
-            && let Some((stop_reason, reason)) = case.stop(world, limits, wishes.get(id))
+            && let Some((stop_reason, reason)) = case.stop(limits, wishes.get(id))
         {
             next.stopping = true;
             next.recording.stop_reason = Some(stop_reason);

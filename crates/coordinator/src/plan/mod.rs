@@ -6,6 +6,7 @@
 //! Owns: the life of recordings ([`lifecycle`]), who folds and renders them ([`placement`], [`balance`]), the brake ([`brake`]) and what
 //! requests come to ([`requests`]). Does not own clocks, writes or the numbering of control entries.
 
+mod age;
 pub mod balance;
 pub mod brake;
 pub mod late;
@@ -97,9 +98,9 @@ pub struct Limits {
     pub shards: u32,
     /// Window duration.
     pub window: Duration,
-    /// Silence of a room's SFUs, in log time, that ends a recording.
+    /// Silence of a room's SFUs, by the log and by the leader's clock, that ends a recording.
     pub idle: Duration,
-    /// Age that ends a recording.
+    /// Age that ends a recording, by two clocks of the leader's, the broker's and the SFU's.
     pub max_duration: Duration,
     /// Time without progress after which an ended recording is given up.
     pub ending: Duration,
@@ -112,6 +113,7 @@ pub struct Limits {
 pub struct Memory {
     brake: brake::Brake,
     balance: balance::Balance,
+    ages: age::Ages,
     waits: BTreeMap<RecordingId, lifecycle::Wait>,
     finished: BTreeMap<RecordingId, Recording>,
     /// Recordings that the log knows and the coordination store does not, once the bucket was to be asked for them.

@@ -214,6 +214,10 @@ impl Cluster {
         self.alive.recordings.values().next().expect("one")
     }
 
+    fn change(&mut self, change: impl Fn(&mut ActiveRecording)) {
+        self.alive.recordings.values_mut().for_each(change);
+    }
+
     fn state(&self) -> State {
         self.the_recording().recording.state
     }
@@ -377,7 +381,7 @@ fn a_room_that_opens_again_is_another_session() {
 #[test]
 fn recordings_stop_for_their_reasons() {
     type Cause = fn(&mut Cluster);
-    let cases: [(Cause, StopReason, State); 6] = [
+    let cases: [(Cause, StopReason, State); 5] = [
         (|c| c.close("standup"), StopReason::RoomClosed, State::Complete),
         (
             |c| {
@@ -387,9 +391,11 @@ fn recordings_stop_for_their_reasons() {
             StopReason::Idle,
             State::Complete,
         ),
-        (|c| c.seconds += 3600, StopReason::LimitReached, State::LimitReached),
         (
-            |c| c.fold(900, |progress| progress.duration_us = 3_600_000_000),
+            |c| {
+                c.seconds += 3600;
+                c.fold(900, |_| {});
+            },
             StopReason::LimitReached,
             State::LimitReached,
         ),
@@ -427,6 +433,28 @@ fn recordings_stop_for_their_reasons() {
         assert_eq!((finished.state, finished.stop_reason), (state, Some(stop_reason)));
         assert_eq!(finished.files, ["recording.json", "policy.json", "metadata.json"]);
         assert_eq!(cluster.alive.recordings.len() + cluster.alive.renders.len() + cluster.alive.progress.len(), 0);
+    }
+}
+
+/// No clock ends a recording by itself: not the leader's, the SFU's or the broker's.
+#[test]
+fn one_clock_that_is_ahead_ends_nothing() {
+    let mut cluster = recording_cluster();
+    let day_us = 86_400_000_000;
+    let created = cluster.the_recording().recording.created_at;
+    let ahead: [fn(&mut Cluster, i64); 3] = [
+        |c, us| c.change(|active| active.recording.created_at -= Duration::from_micros(us.unsigned_abs())),
+        |c, us| c.fold(4, |progress| progress.duration_us += us.unsigned_abs()),
+        |c, us| c.fold(5, |progress| progress.log_time_us += us),
+    ];
+    for jump in ahead {
+        cluster.seconds += 4;
+        jump(&mut cluster, day_us);
+        cluster.settle();
+        assert_eq!(cluster.state(), State::Active);
+        cluster.change(|active| active.recording.created_at = created);
+        cluster.fold(6, |_| {});
+        cluster.settle();
     }
 }
 
