@@ -127,11 +127,17 @@ impl<'a> Plan<'a> {
     pub fn staged(&mut self, strip: Strip) {
         let Some(on_stage) = self.on_stage() else { return };
         let others = self.all_but(on_stage);
-        if others.is_empty() {
-            return self.full(on_stage);
-        }
         let Metrics { gutter, radius } = self.metrics;
         let inner = self.canvas.shrunk(gutter);
+        if others.is_empty() {
+            return match on_stage {
+                // A camera would lose two thirds of its width.
+                Shown::Person(_) if !self.is_wide() => {
+                    self.put(on_stage, grid::stage(inner), Dress { z: 0, radius, ring: false });
+                }
+                _ => self.full(on_stage),
+            };
+        }
         // Three quarters of the canvas: 720 lines scaled by an exact ratio, and what remains is a strip of good height.
         let (stage, rest) = if !self.is_wide() {
             let height = inner.width * 9 / 16;

@@ -84,12 +84,14 @@ fn four_at_720_lines_are_near_enough_to_half_of_it_for_the_scaler() {
 
 #[test]
 fn alone_fills_a_wide_canvas_and_keeps_its_shape_on_a_tall_one() {
-    let layout = named("grid");
-    let tile = |width, height| {
-        layout.arrange(&room(1), width, height, &mut LayoutMemory::default(), Duration::ZERO).tiles.remove(0)
-    };
-    assert_eq!((tile(1280, 720).rect, tile(1280, 720).radius), (Rect::new(0, 0, 1280, 720), 0));
-    assert_eq!((tile(720, 1280).rect.width, tile(720, 1280).rect.height), (704, 396));
+    for name in ["grid", "speaker", "presentation"] {
+        let layout = named(name);
+        let tile = |width, height| {
+            layout.arrange(&room(1), width, height, &mut LayoutMemory::default(), Duration::ZERO).tiles.remove(0)
+        };
+        assert_eq!((tile(1280, 720).rect, tile(1280, 720).radius), (Rect::new(0, 0, 1280, 720), 0), "{name}");
+        assert_eq!((tile(720, 1280).rect.width, tile(720, 1280).rect.height), (704, 396), "{name}");
+    }
     assert!(arrange("grid", &Scene::default(), Duration::ZERO).tiles.is_empty());
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Frame {
 #[derive(Default)]
 pub(super) struct Views {
     tiles: BTreeMap<SourceId, View>,
+    /// What was seen in it last: a tile that goes is shown with that until it is gone.
+    last: BTreeMap<SourceId, Picture>,
 }
 
 /// A picture at its tile's size.
@@ -40,8 +42,8 @@ struct View {
 }
 
 impl Views {
-    /// For each frame the pictures of all sources that have a tile, at the size of that tile; tracks that are not seen go on unseen.
-    /// `state` holds for all frames.
+    /// For each frame the pictures of all sources that have a tile, at the size of that tile; tracks that are not seen go on unseen,
+    /// and a source whose tile is on its way out stands still. `state` holds for all frames.
     pub(super) fn pictures(
         &mut self,
         tracks: &mut BTreeMap<TrackKey, Track>,
@@ -49,15 +51,20 @@ impl Views {
         frames: &[Frame],
     ) -> Vec<BTreeMap<SourceId, Picture>> {
         let mut pictures = vec![BTreeMap::new(); frames.len()];
-        let tiles = frames.iter().flat_map(|frame| &frame.wanted.tiles);
+        let tiles = frames.iter().flat_map(|frame| frame.wanted.tiles.iter().chain(&frame.shown.tiles));
         let sources: BTreeSet<_> =
             tiles.filter(|tile| tile.content == Content::Picture).map(|tile| &tile.source).collect();
         for source in &sources {
             let keys: Vec<_> = state.tracks_of(source).collect();
             for (frame, pictures) in frames.iter().zip(&mut pictures) {
-                let Some(tile) = frame.wanted.tile_of(source).filter(|tile| tile.content == Content::Picture) else {
+                let Some(tile) = frame.wanted.tile_of(source) else {
+                    pictures.extend(self.last.get(source).map(|last| ((*source).clone(), last.clone())));
                     continue;
                 };
+                if tile.content != Content::Picture {
+                    self.last.remove(source);
+                    continue;
+                }
                 if is_covered(source, &frame.shown) {
                     continue;
                 }
@@ -68,19 +75,24 @@ impl Views {
                     }
                     TrackMedia::Audio(_) => None,
                 });
-                if let Some(picture) = picture {
-                    pictures.insert((*source).clone(), self.fitted(source, picture, &frame.shown));
-                }
+                let Some(picture) = picture else {
+                    self.last.remove(source);
+                    continue;
+                };
+                let fitted = self.fitted(source, picture, &frame.shown);
+                self.last.insert((*source).clone(), fitted.clone());
+                pictures.insert((*source).clone(), fitted);
             }
         }
         self.tiles.retain(|source, _| sources.contains(source));
+        self.last.retain(|source, _| sources.contains(source));
         if let Some(last) = frames.last() {
             for (key, track) in tracks {
                 if let TrackMedia::Video(video) = &mut track.media {
                     witness::at(key, last.t);
                     video.pass(last.t);
                     if !state.track(key).is_some_and(|track| track.is_live()) {
-                        video.blank();
+                        video.blank(last.t);
                     }
                 }
             }

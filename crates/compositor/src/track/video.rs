@@ -198,6 +198,8 @@ pub struct VideoTrack {
     better: Option<(LayerKey, RoomTime)>,
     decoder: Option<(Codec, VideoDecoder)>,
     shown: Option<(RoomTime, Picture)>,
+    /// Pictures up to here are not to be seen.
+    blank_until: Option<RoomTime>,
     last_look: Option<RoomTime>,
     blemishes: Blemishes,
     frozen_us: u64,
@@ -218,6 +220,7 @@ impl VideoTrack {
             better: None,
             decoder: None,
             shown: None,
+            blank_until: None,
             last_look: None,
             blemishes: Blemishes::default(),
             frozen_us: 0,
@@ -327,9 +330,12 @@ impl VideoTrack {
         (undecodable > 0).then(|| format!("damaged, {undecodable} of its pictures could not be decoded{placeholder}"))
     }
 
-    /// The track shows nothing now, by its owner's wish: what was seen before is not to be seen again.
-    pub fn blank(&mut self) {
+    /// The track shows nothing at `t`, by its owner's wish: what was seen before is not to be seen again. Nor is what a camera sends
+    /// meanwhile, which browsers make black: when it is on again its first picture is the first one behind `t`. A screen
+    /// may stand still, and shows the last one it has.
+    pub fn blank(&mut self, t: RoomTime) {
         self.shown = None;
+        self.blank_until = (!self.is_screen).then_some(t);
         self.last_look = None;
     }
 
@@ -433,8 +439,10 @@ impl VideoTrack {
                 Ok(pictures) => {
                     self.quality.decoded_pictures += pictures.len() as u64;
                     if let Some((time_us, picture)) = pictures.into_iter().next_back() {
-                        let upright = picture.turned(waiting.orientation);
-                        self.shown = Some((RoomTime::from_micros(time_us), upright));
+                        let time = RoomTime::from_micros(time_us);
+                        if self.blank_until.is_none_or(|until| time > until) {
+                            self.shown = Some((time, picture.turned(waiting.orientation)));
+                        }
                     }
                 }
                 Err(_) => {
@@ -510,5 +518,23 @@ mod tests {
         }
         assert_eq!(changes[..2], [(0, 320), (40, 160)], "at the small layer's key picture: {changes:?}");
         assert_eq!((changes[2], changes.len()), ((80, 320), 3), "what is better is changed to soon: {changes:?}");
+    }
+
+    #[test]
+    fn a_camera_that_is_on_again_shows_nothing_of_the_time_it_was_off() {
+        let mut track = VideoTrack::new(producer(vec![codec(96, Codec::Vp8, 90_000)]));
+        let mut participant = ParticipantClock::default();
+        for (index, picture) in vp8_of((160, 90), 25, 60, |index| [index as u8, 128, 128]).iter().enumerate() {
+            let payload = [&[0x10], &picture[..]].concat();
+            let packet = rtp(1, 96, index as u16, index as u32 * 9000, true, &payload, index as i64 * 100_000);
+            track.receive(&packet, &mut participant);
+        }
+        track.place(&participant);
+        let at = |millis: i64| RoomTime::from_micros(millis * 1000);
+        assert!(track.picture(at(1000), 160, 90).is_some());
+        track.pass(at(3050));
+        track.blank(at(3050));
+        assert!(track.picture(at(3080), 160, 90).is_none(), "the picture of 3.0 s is one of the time it was off");
+        assert!(track.picture(at(3110), 160, 90).is_some());
     }
 }

@@ -74,3 +74,22 @@ fn a_picture_that_stands_still_is_scaled_once() {
     assert_eq!((late.len(), late[0]), (2, late[1]));
     assert_ne!(early[0], late[0]);
 }
+
+#[test]
+fn a_tile_that_goes_shows_what_was_seen_in_it_last() {
+    let (mut core, start) = room();
+    let leaving = |core: &mut RenderCore, tenth| {
+        let mut frame = frame(core, start, tenth, false);
+        frame.wanted.tiles.clear();
+        frame
+    };
+    let frames = [frame(&mut core, start, 12, false), leaving(&mut core, 13), leaving(&mut core, 14)];
+    let pictures = core.views.pictures(&mut core.tracks, core.room.state(), &frames);
+    let shown: Vec<_> = pictures.iter().flat_map(BTreeMap::values).map(Picture::id).collect();
+    assert_eq!(shown, vec![shown[0]; 3], "the same picture, standing still");
+    // A camera that was switched off shows nothing any more, wherever its tile goes.
+    let mut off = frame(&mut core, start, 15, false);
+    off.wanted.tiles.iter_mut().for_each(|tile| tile.content = Content::Placeholder);
+    let frames = [off, leaving(&mut core, 16)];
+    assert_eq!(seen(&mut core, &frames).0, [0, 0]);
+}
