@@ -4,7 +4,7 @@
 //! job stands in the coordination store: asked again after everything but the bucket was lost, a render goes on from its slices.
 
 use roomreel_shared::cluster::{self, RenderProgress};
-use roomreel_shared::id::{CompositeId, RecordingId};
+use roomreel_shared::id::{CompositeId, RecordingId, TenantId};
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::late::{ActiveRender, LateRender, LateSpec, LateState, Piece};
 use roomreel_shared::policy;
@@ -19,8 +19,10 @@ use crate::late::{self, Source, SourceError};
 use crate::observed::json;
 use crate::perform::to_json;
 
-/// Most late renders under way in a cluster.
+/// Most late renders under way in a cluster: the leader lists them every second.
 const MAX_ACTIVE: usize = 1000;
+/// Most of them of one tenant.
+const MAX_ACTIVE_OF_TENANT: usize = 250;
 
 /// Takes up a late render, or finds that it was taken up before; and whether there is anything left to do for it.
 ///
@@ -56,8 +58,10 @@ pub async fn ask(
     {
         return Err(Problem::composite_taken(&composite));
     }
-    if known.is_none() && under_way(ports).await? >= MAX_ACTIVE {
-        return Err(Problem::unavailable(format!("{MAX_ACTIVE} late renders are under way; try again later")));
+    if known.is_none()
+        && let Some(full) = full(&under_way(ports).await?, &principal.tenant)
+    {
+        return Err(Problem::unavailable(full));
     }
     let bound = late::bind(&*ports.store, &asked).await?;
     if bound.spec != asked.render.spec {
@@ -108,8 +112,24 @@ fn may_render(principal: &Principal, recording: &Recording) -> Result<(), Proble
     }
 }
 
-async fn under_way(ports: &Ports) -> Result<usize, CoordinationError> {
-    Ok(ports.coordination.list(&cluster::late_renders_prefix()).await?.records.len())
+/// Whose the late renders are that are under way.
+async fn under_way(ports: &Ports) -> Result<Vec<TenantId>, CoordinationError> {
+    let records = ports.coordination.list(&cluster::late_renders_prefix()).await?.records;
+    Ok(records.iter().filter_map(|record| Some(json::<ActiveRender>(record).ok()?.fold.tenant)).collect())
+}
+
+/// Why a tenant may have no other late render now, if these are under way.
+fn full(under_way: &[TenantId], tenant: &TenantId) -> Option<String> {
+    let of_tenant = under_way.iter().filter(|of| *of == tenant).count();
+    if of_tenant >= MAX_ACTIVE_OF_TENANT {
+        let why = format!("{of_tenant} late renders of this tenant are under way, of {MAX_ACTIVE_OF_TENANT} at most");
+        return Some(format!("{why}; ask again when some have ended"));
+    }
+    let count = under_way.len();
+    let is_full = count >= MAX_ACTIVE;
+    is_full.then(|| {
+        format!("{count} late renders are under way in this cluster, of {MAX_ACTIVE} at most; try again later")
+    })
 }
 
 async fn find_active(
@@ -134,4 +154,23 @@ async fn rendered(ports: &Ports, active: &ActiveRender) -> Result<u64, Coordinat
         }
     }
     Ok(rendered.min(active.render.slices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::id;
+
+    #[test]
+    fn one_tenant_cannot_use_up_what_there_is_for_all() {
+        let (one, other): (TenantId, TenantId) = (id("one"), id("other"));
+        let of = |tenant: &TenantId, count| vec![tenant.clone(); count];
+        assert_eq!(full(&of(&one, MAX_ACTIVE_OF_TENANT - 1), &one), None);
+        let told = full(&of(&one, MAX_ACTIVE_OF_TENANT), &one).expect("its share is used up");
+        assert!(told.contains("of this tenant") && told.contains("250 at most"), "{told}");
+        assert_eq!(full(&of(&one, MAX_ACTIVE_OF_TENANT), &other), None, "others have theirs");
+        let all: Vec<_> = (0..MAX_ACTIVE).map(|n| id(&format!("t{}", n % 8))).collect();
+        let told = full(&all, &other).expect("the cluster is full");
+        assert!(told.contains("in this cluster") && told.contains("1000 at most"), "{told}");
+    }
 }

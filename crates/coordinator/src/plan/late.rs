@@ -1,13 +1,13 @@
 //! Who makes which piece of a late render: spans to compositors with a core to spare, then one join, then the end.
 //!
 //! Jobs are given out as there is room, so a node that dies costs its spans and a node that comes takes its share; a render is
-//! divided into a few jobs for each core there is when it begins. Slices do not depend on any of this (see
-//! [`roomreel_shared::late`]). Recordings under way come first: a node whose cores are taken gets nothing.
+//! divided into a few jobs for each core there is when it begins, and tenants have their turns at what is free. Slices do not
+//! depend on any of this (see [`roomreel_shared::late`]). Recordings under way come first: a node whose cores are taken gets nothing.
 
 use std::collections::BTreeMap;
 
 use roomreel_shared::cluster::{Node, RenderJob, RenderProgress, Role};
-use roomreel_shared::id::NodeId;
+use roomreel_shared::id::{NodeId, TenantId};
 use roomreel_shared::late::{ActiveRender, LateState, Piece};
 
 use super::placement::{MAX_ATTEMPTS, given_up, of_this_attempt, rendezvous};
@@ -66,11 +66,9 @@ fn cores(node: &Node) -> u64 {
 
 pub(super) fn plan(world: &World<'_>, memory: &Memory, actions: &mut Vec<Action>) {
     let mut room = Room::new(world);
-    let mut by_age: Vec<_> = world.alive.late.iter().collect();
-    by_age.sort_by_key(|(id, active)| (active.render.created_at, *id));
     // One writer at a time for what a recording's documents list.
     let mut finishing = std::collections::BTreeSet::new();
-    for (id, active) in by_age {
+    for (id, active) in in_turn(world) {
         let mut plan = Plan { world, memory, id, next: active.clone(), jobs: Vec::new(), gone: Vec::new() };
         plan.advance(&mut room);
         let Plan { mut next, jobs, gone, .. } = plan;
@@ -84,6 +82,18 @@ pub(super) fn plan(world: &World<'_>, memory: &Memory, actions: &mut Vec<Action>
             actions.push(Action::Late { render: Box::new(next), jobs, gone });
         }
     }
+}
+
+/// The tenants that hold the fewest cores first, then by age: many renders of one tenant take not every core that becomes free.
+fn in_turn<'a>(world: &World<'a>) -> Vec<(&'a LateId, &'a ActiveRender)> {
+    let mut held: BTreeMap<&TenantId, usize> = BTreeMap::new();
+    for job in world.alive.pieces.values().filter(|job| job.node.is_some()) {
+        *held.entry(&job.spec.tenant).or_default() += 1;
+    }
+    let mut turns: Vec<_> = world.alive.late.iter().collect();
+    let of_tenant = |active: &ActiveRender| held.get(&active.fold.tenant).copied().unwrap_or_default();
+    turns.sort_by_key(|(id, active)| (of_tenant(active), active.render.created_at, *id));
+    turns
 }
 
 fn pieces_of<'a>(world: &World<'a>, id: &LateId) -> impl Iterator<Item = (&'a PieceId, &'a RenderJob)> {

@@ -846,8 +846,12 @@ fn a_beginning_that_the_log_stores_again_is_not_recorded_again() {
 
 /// Asks for a late render of `spans` spans.
 fn ask_late(cluster: &mut Cluster, composite: &str, spans: u64) {
+    ask_late_of(cluster, "acme", composite, spans);
+}
+
+fn ask_late_of(cluster: &mut Cluster, tenant: &str, composite: &str, spans: u64) {
     let fold = FoldSpec {
-        tenant: id("acme"),
+        tenant: id(tenant),
         room: id("standup"),
         recording: id("01r"),
         shards: 1,
@@ -932,6 +936,26 @@ fn a_late_render_is_shared_by_all_compositors_and_joined_by_one() {
     let end = cluster.late_ends.pop().expect("ended");
     assert_eq!((end.state, end.files), (LateState::Complete, vec![file.to_owned()]));
     assert!(end.finished_at.is_some() && cluster.alive.late.is_empty() && cluster.alive.pieces.is_empty());
+}
+
+#[test]
+fn a_tenant_with_many_late_renders_leaves_cores_to_another() {
+    let mut cluster = Cluster::new(0, 2);
+    for n in 0..20 {
+        ask_late_of(&mut cluster, "greedy", &format!("g{n:02}"), 10);
+    }
+    ask_late_of(&mut cluster, "modest", "m", 10);
+    let held = |cluster: &Cluster| {
+        let jobs = cluster.alive.pieces.values().filter(|job| job.spec.tenant.as_str() == "modest");
+        (jobs.count(), cluster.alive.pieces.len())
+    };
+    assert_eq!(held(&cluster), (0, 2), "what was given out stays");
+    let mut shares = Vec::new();
+    while cluster.late_ends.iter().all(|end| end.spec.composite.id.as_str() != "m") {
+        report_late(&mut cluster, None, |progress| progress.finished = true);
+        shares.push(held(&cluster).0);
+        assert!(shares.len() < 20, "it waits for all the others: {shares:?}");
+    }
 }
 
 #[test]
