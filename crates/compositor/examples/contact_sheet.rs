@@ -6,11 +6,22 @@ mod scenes;
 
 use std::path::PathBuf;
 
-/// Pictures side by side.
-const COLUMNS: usize = 4;
-/// Of one thumbnail, pixels.
-const CELL: (usize, usize) = (320, 180);
+use roomreel_compositor::frame::Canvas;
+use roomreel_compositor::layout::{Arrangement, Corner, Overlay, parse};
+use roomreel_compositor::paint::Painter;
+use roomreel_shared::look::Look;
+use scenes::Case;
+
+/// Of the sheet, pixels: seven tall thumbnails, or four wide ones.
+const WIDTH: usize = 7 * (180 + GAP) + GAP;
+/// Pixels between a thumbnail and the next.
 const GAP: usize = 12;
+/// Side of the canvas on which a caption is drawn; it decides how large its letters are.
+const CAPTION_CANVAS: usize = 620;
+/// Where the caption begins on its canvas, and how tall it is, pixels.
+const CAPTION_TOP: usize = 8;
+const CAPTION_HEIGHT: usize = 54;
+const GREY: u8 = 0x6b;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -21,23 +32,76 @@ fn main() {
         let (width, height, rgb) = scenes::to_rgb(&scenes::render(case), 1);
         return scenes::write_png(&out, width, height, &rgb);
     }
-    // Wide ones first in full rows, then the tall ones, two rows high.
+    // Wide ones first, then the tall ones, each a quarter of its size and below its caption.
     let (wide, tall): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.size.0 >= case.size.1);
-    let wide_rows = wide.len().div_ceil(COLUMNS);
-    let tall_width = CELL.1;
-    let width = (COLUMNS * (CELL.0 + GAP)).max(tall.len() * (tall_width + GAP)) + GAP;
-    let top_of_tall = wide_rows * (CELL.1 + GAP) + GAP;
-    let height = top_of_tall + CELL.0 + GAP;
-    let mut sheet = vec![0x6b; width * height * 3];
-    let places = (0..wide.len())
-        .map(|index| (GAP + index % COLUMNS * (CELL.0 + GAP), GAP + index / COLUMNS * (CELL.1 + GAP)))
-        .chain((0..tall.len()).map(|index| (GAP + index * (tall_width + GAP), top_of_tall)));
-    for (case, (left, top)) in wide.iter().chain(&tall).zip(places) {
-        let (columns, _, rgb) = scenes::to_rgb(&scenes::render(case), 4);
-        for (row, pixels) in rgb.chunks_exact(columns * 3).enumerate() {
-            let at = ((top + row) * width + left) * 3;
-            sheet[at..at + pixels.len()].copy_from_slice(pixels);
+    let mut sheet = Sheet::default();
+    for case in wide {
+        sheet.add(case, WIDTH / (320 + GAP));
+    }
+    sheet.end_row();
+    for case in tall {
+        sheet.add(case, WIDTH / (180 + GAP));
+    }
+    sheet.end_row();
+    scenes::write_png(&out, WIDTH, sheet.rgb.len() / 3 / WIDTH, &sheet.rgb);
+}
+
+/// Rows of thumbnails, one below the other.
+#[derive(Default)]
+struct Sheet {
+    rgb: Vec<u8>,
+    in_row: usize,
+    top: usize,
+}
+
+impl Sheet {
+    fn add(&mut self, case: &Case, columns: usize) {
+        let (width, _, picture) = scenes::to_rgb(&scenes::render(case), 4);
+        if self.in_row == columns {
+            self.end_row();
+        }
+        let left = GAP + self.in_row * (width + GAP);
+        self.lay(&caption(case), CAPTION_CANVAS, left, self.top, width);
+        self.lay(&picture, width, left, self.top + CAPTION_HEIGHT, width);
+        self.in_row += 1;
+    }
+
+    fn end_row(&mut self) {
+        self.rgb.resize(self.rgb.len() + GAP * WIDTH * 3, GREY);
+        self.top = self.rgb.len() / 3 / WIDTH;
+        self.in_row = 0;
+    }
+
+    /// Puts `columns` columns of a picture at a place.
+    fn lay(&mut self, rgb: &[u8], picture_width: usize, left: usize, top: usize, columns: usize) {
+        let bottom = top + rgb.len() / 3 / picture_width;
+        self.rgb.resize(self.rgb.len().max(bottom * WIDTH * 3), GREY);
+        for (row, pixels) in rgb.chunks_exact(picture_width * 3).enumerate() {
+            let at = ((top + row) * WIDTH + left) * 3;
+            self.rgb[at..at + columns * 3].copy_from_slice(&pixels[..columns * 3]);
         }
     }
-    scenes::write_png(&out, width, height, &sheet);
+}
+
+/// What a picture shows in two lines, in the letters of the pictures themselves: [`CAPTION_CANVAS`] columns of sRGB.
+fn caption(case: &Case) -> Vec<u8> {
+    let is_named = parse(&case.layout).expect("a layout of the table").document().is_none();
+    let name = if is_named { case.layout.as_str() } else { "region document" };
+    let mut parts = vec![match case.scene.participants.len() {
+        1 => "1 person".to_owned(),
+        count => format!("{count} people"),
+    }];
+    parts.extend(case.scene.screenshares.iter().map(|_| "a shared screen".to_owned()));
+    parts.extend(case.look.clock.map(|_| "a clock".to_owned()));
+    parts.extend(case.look.backdrop.as_ref().map(|_| "a backdrop".to_owned()));
+    parts.extend(case.look.watermark.as_ref().map(|_| "a watermark".to_owned()));
+    let lines = [name.to_owned(), parts.join(", ")].map(|line| Overlay::text(line, Corner::TopLeft));
+    let arrangement = Arrangement { overlays: lines.to_vec(), ..Arrangement::default() };
+    let background = Some(format!("#{GREY:02x}{GREY:02x}{GREY:02x}"));
+    let mut canvas = Canvas::new(CAPTION_CANVAS, CAPTION_CANVAS);
+    Painter::dressed(CAPTION_CANVAS as u32, CAPTION_CANVAS as u32, &Look { background, ..Look::default() })
+        .expect("a colour")
+        .paint(&mut canvas, &arrangement, &|_| None);
+    let (width, _, rgb) = scenes::to_rgb(&canvas, 1);
+    rgb[CAPTION_TOP * width * 3..(CAPTION_TOP + CAPTION_HEIGHT) * width * 3].to_vec()
 }

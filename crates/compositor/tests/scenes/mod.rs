@@ -3,20 +3,24 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use roomreel_compositor::frame::{Canvas, Picture};
 use roomreel_compositor::layout::{
-    Camera, LayoutMemory, Microphone, Overlay, Participant, Scene, Screenshare, SourceId, SourceKind, parse,
+    Camera, Corner, LayoutMemory, Microphone, Participant, Scene, Screenshare, SourceId, SourceKind, parse,
 };
-use roomreel_compositor::paint::Painter;
+use roomreel_compositor::paint::{Painter, wear};
 use roomreel_shared::id::PeerId;
+use roomreel_shared::look::{Clock, EncodedPicture, Look, Watermark};
+use roomreel_shared::time::RoomTime;
 
-/// A room, a layout and a canvas.
+/// A room, a layout, a canvas and what it wears.
 pub struct Case {
     pub name: &'static str,
     pub layout: String,
     pub scene: Scene,
     pub size: (u32, u32),
-    pub overlays: Vec<Overlay>,
+    pub look: Look,
 }
 
 const NAMES: [&str; 25] = [
@@ -79,13 +83,22 @@ const REGIONS: &str = r#"{
     }
 }"#;
 
+const UPRIGHT_REGIONS: &str = r#"{
+    "resolution": "720x1280",
+    "regions": {
+        "stage": {"width": 720, "height": 800, "max_columns": 1, "max_rows": 1, "video_sources": ["peer-1"]},
+        "guests": {"y_pos": 808, "width": 720, "height": 472, "max_columns": 2, "max_rows": 2, "cells_excluded": [1],
+                   "video_sources_excluded": ["peer-1"]}
+    }
+}"#;
+
 /// Every picture worth looking at.
 pub fn cases() -> Vec<Case> {
     const WIDE: (u32, u32) = (1280, 720);
     const TALL: (u32, u32) = (720, 1280);
-    let case =
-        |name, layout: &str, scene, size| Case { name, layout: layout.to_owned(), scene, size, overlays: Vec::new() };
-    let mut cases = vec![
+    let dressed = |name, layout: &str, scene, size, look| Case { name, layout: layout.to_owned(), scene, size, look };
+    let case = |name, layout, scene, size| dressed(name, layout, scene, size, Look::default());
+    vec![
         case("grid-1", "grid", room(1), WIDE),
         case("grid-2", "grid", room(2), WIDE),
         case("grid-3", "grid", room(3), WIDE),
@@ -100,6 +113,7 @@ pub fn cases() -> Vec<Case> {
         case("speaker-5", "speaker", room(5), WIDE),
         case("speaker-9-light", "speaker-light", room(9), WIDE),
         case("single-speaker", "single-speaker", room(5), WIDE),
+        case("single-speaker-screenshare-light", "single-speaker-light", sharing(room(3)), WIDE),
         case("pip-2", "pip", room(2), WIDE),
         case("pip-screenshare-light", "pip-light", sharing(room(3)), WIDE),
         case("presentation-5", "presentation", sharing(room(5)), WIDE),
@@ -109,17 +123,56 @@ pub fn cases() -> Vec<Case> {
         case("portrait-grid-2", "grid", room(2), TALL),
         case("portrait-grid-5", "grid", room(5), TALL),
         case("portrait-grid-9-light", "grid-light", room(9), TALL),
+        case("portrait-speaker-1", "speaker", room(1), TALL),
         case("portrait-speaker-6", "speaker", room(6), TALL),
         case("portrait-presentation-5", "presentation", sharing(room(5)), TALL),
         case("portrait-pip-2", "pip", room(2), TALL),
-    ];
-    let mut with_overlays = case("grid-6-overlays", "grid", room(6), WIDE);
-    with_overlays.overlays = vec![
-        Overlay::clock(Duration::from_secs(3725), roomreel_compositor::layout::Corner::TopRight),
-        Overlay::text("Example Ltd · confidential", roomreel_compositor::layout::Corner::BottomRight),
-    ];
-    cases.push(with_overlays);
-    cases
+        case("portrait-speaker-4-light", "speaker-light", room(4), TALL),
+        case("portrait-single-speaker", "single-speaker", room(3), TALL),
+        case("portrait-single-speaker-screenshare-light", "single-speaker-light", sharing(room(3)), TALL),
+        case("portrait-presentation-3-light", "presentation-light", sharing(room(3)), TALL),
+        case("portrait-pip-screenshare-light", "pip-light", sharing(room(3)), TALL),
+        case("portrait-regions", UPRIGHT_REGIONS, room(6), TALL),
+        dressed("grid-6-overlays", "grid", room(6), WIDE, overlays()),
+        dressed("grid-3-backdrop", "grid", room(3), WIDE, backdrop()),
+    ]
+}
+
+/// A clock and a watermark's text.
+fn overlays() -> Look {
+    Look {
+        watermark: Some(Watermark {
+            text: Some("Example Ltd · confidential".to_owned()),
+            corner: Corner::BottomRight,
+            ..Watermark::default()
+        }),
+        clock: Some(Clock::default()),
+        ..Look::default()
+    }
+}
+
+/// A picture behind everything, and a logo over it.
+fn backdrop() -> Look {
+    let dawn = |x: f32, y: f32| [0.16 + 0.7 * y * x, 0.2 + 0.28 * y, 0.42 - 0.1 * y, 1.0];
+    let logo = |x: f32, y: f32| {
+        let is_ink = ((x * 3.0 - 0.5).hypot(y - 0.5) - 0.36).abs() < 0.1 || (x > 0.4 && (y * 3.0).fract() < 0.5);
+        [1.0, 1.0, 1.0, if is_ink { 1.0 } else { 0.0 }]
+    };
+    Look {
+        backdrop: Some(encoded(64, 36, dawn)),
+        watermark: Some(Watermark { picture: Some(encoded(180, 60, logo)), ..Watermark::default() }),
+        names: false,
+        ..Look::default()
+    }
+}
+
+/// A picture from a function of place to colour and opacity (0 to 1 each), as looks bring them.
+fn encoded(width: usize, height: usize, colour: impl Fn(f32, f32) -> [f32; 4]) -> EncodedPicture {
+    let at = |i: usize| colour((i % width) as f32 / width as f32, (i / width) as f32 / height as f32);
+    let pixels: Vec<u8> = (0..width * height).flat_map(at).map(|part| (part * 255.0).round() as u8).collect();
+    let mut file = Vec::new();
+    encode_png(&mut file, width, height, png::ColorType::Rgba, &pixels);
+    EncodedPicture(format!("data:image/png;base64,{}", STANDARD.encode(file)))
 }
 
 /// Draws it.
@@ -127,11 +180,12 @@ pub fn render(case: &Case) -> Canvas {
     let (width, height) = case.size;
     let layout = parse(&case.layout).expect("a layout of the table");
     let mut arrangement = layout.arrange(&case.scene, width, height, &mut LayoutMemory::default(), Duration::ZERO);
-    arrangement.overlays.extend(case.overlays.iter().cloned());
+    wear(&case.look, &mut arrangement, Duration::from_secs(3725), RoomTime::from_micros(0));
     let pictures: HashMap<SourceId, Picture> =
         arrangement.tiles.iter().map(|tile| (tile.source.clone(), picture(&tile.source))).collect();
     let mut canvas = Canvas::new(width as usize, height as usize);
-    Painter::new(width, height).paint(&mut canvas, &arrangement, &|source| pictures.get(source).cloned());
+    let mut painter = Painter::dressed(width, height, &case.look).expect("its pictures can be read");
+    painter.paint(&mut canvas, &arrangement, &|source| pictures.get(source).cloned());
     canvas
 }
 
@@ -232,9 +286,13 @@ pub fn to_rgb(canvas: &Canvas, by: usize) -> (usize, usize, Vec<u8>) {
 /// Writes sRGB as a PNG.
 pub fn write_png(path: &std::path::Path, width: usize, height: usize, rgb: &[u8]) {
     let file = std::fs::File::create(path).expect("the folder can be written to");
-    let mut encoder = png::Encoder::new(file, width as u32, height as u32);
-    encoder.set_color(png::ColorType::Rgb);
+    encode_png(file, width, height, png::ColorType::Rgb, rgb);
+}
+
+fn encode_png(to: impl std::io::Write, width: usize, height: usize, colour: png::ColorType, pixels: &[u8]) {
+    let mut encoder = png::Encoder::new(to, width as u32, height as u32);
+    encoder.set_color(colour);
     encoder.set_compression(png::Compression::High);
     let mut writer = encoder.write_header().expect("a file takes a header");
-    writer.write_image_data(rgb).expect("as many pixels as the header says");
+    writer.write_image_data(pixels).expect("as many pixels as the header says");
 }
