@@ -5,7 +5,9 @@
 //! (see [`crate::perform`]) or why (see [`crate::plan`]).
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -22,7 +24,7 @@ use crate::perform::{Effect, Error, Performer};
 use crate::plan::Action;
 use crate::rooms::RoomKey;
 
-/// How long a room waits for what the bucket has of its recordings, a turn included.
+/// How long a room waits for what the bucket has of its recordings once it is looked at, and before while the bucket answers nobody.
 const TAKE_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a turn is waited for. What was decided is soon not true any more: it is planned again from what is.
@@ -65,8 +67,48 @@ pub struct Errands {
     origin: Instant,
     starts: Arc<Semaphore>,
     ends: Arc<Semaphore>,
-    take_ups: Arc<Semaphore>,
+    take_ups: Arc<TakeUps>,
     documents: Arc<Semaphore>,
+}
+
+/// Those who look at what the bucket has, in the order in which they were begun: after a loss of the coordination store they are many.
+struct TakeUps {
+    turns: Semaphore,
+    /// How many the bucket has answered.
+    answered: AtomicU64,
+}
+
+impl TakeUps {
+    fn new(at_once: usize) -> Self {
+        Self { turns: Semaphore::new(at_once), answered: AtomicU64::new(0) }
+    }
+
+    /// Looks when its turn comes, which is waited for as long as others are answered: whoever gave up would have to wait at the end.
+    async fn look<T>(&self, look: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = TAKE_UP_LIMIT;
+        let mut turn = pin!(self.turns.acquire());
+        let _turn = loop {
+            let answered = self.answered.load(Ordering::Relaxed);
+            match timeout(limit, &mut turn).await {
+                Ok(turn) => break turn,
+                Err(_) if self.answered.load(Ordering::Relaxed) > answered => {}
+                Err(_) => return Err(Error::Busy { limit }),
+            }
+        };
+        let result = timeout(limit, look).await.unwrap_or(Err(Error::Silent { limit }));
+        if result.is_ok() {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// Whose turn an errand waits for.
+enum Turns {
+    /// Its place is kept.
+    Kept(Arc<TakeUps>),
+    /// It comes soon, or the errand is planned again.
+    Soon(Arc<Semaphore>),
 }
 
 /// What nobody else does meanwhile.
@@ -93,7 +135,7 @@ impl Errands {
             origin: Instant::now(),
             starts: turns(STARTS),
             ends: turns(ENDS),
-            take_ups: turns(TAKE_UPS),
+            take_ups: Arc::new(TakeUps::new(TAKE_UPS)),
             documents: turns(DOCUMENTS),
         }
     }
@@ -106,28 +148,32 @@ impl Errands {
             return;
         }
         self.claims.insert(claim.clone());
-        let (turns, limit) = match &errand {
-            Errand::Action(action) if matches!(**action, Action::TakeUp(_)) => (&self.take_ups, Some(TAKE_UP_LIMIT)),
-            Errand::Action(action) if matches!(**action, Action::Start(_)) => (&self.starts, None),
-            Errand::Action(_) => (&self.ends, None),
-            Errand::Document { .. } => (&self.documents, None),
+        let turns = match &errand {
+            Errand::Action(action) => match &**action {
+                Action::TakeUp(_) => Turns::Kept(Arc::clone(&self.take_ups)),
+                Action::Start(_) => Turns::Soon(Arc::clone(&self.starts)),
+                _ => Turns::Soon(Arc::clone(&self.ends)),
+            },
+            Errand::Document { .. } => Turns::Soon(Arc::clone(&self.documents)),
         };
-        let (turns, performer) = (Arc::clone(turns), performer.clone());
+        let performer = performer.clone();
         let work = async move {
-            let perform = async {
-                let Ok(_turn) = timeout(TURN_LIMIT, turns.acquire()).await else {
-                    return Err(Error::Busy { limit: TURN_LIMIT });
-                };
-                match &errand {
-                    Errand::Action(action) => performer.perform(action).await,
-                    Errand::Document { active, first } => {
-                        performer.document(active, *first).await.map(|()| Effect::None)
+            let result = {
+                let perform = async {
+                    match &errand {
+                        Errand::Action(action) => performer.perform(action).await,
+                        Errand::Document { active, first } => {
+                            performer.document(active, *first).await.map(|()| Effect::None)
+                        }
                     }
+                };
+                match turns {
+                    Turns::Kept(take_ups) => take_ups.look(perform).await,
+                    Turns::Soon(turns) => match timeout(TURN_LIMIT, turns.acquire()).await {
+                        Ok(_turn) => perform.await,
+                        Err(_) => Err(Error::Busy { limit: TURN_LIMIT }),
+                    },
                 }
-            };
-            let result = match limit {
-                Some(limit) => timeout(limit, perform).await.unwrap_or(Err(Error::Silent { limit })),
-                None => perform.await,
             };
             Done { errand, result, claim }
         };
@@ -167,15 +213,12 @@ impl Errand {
         };
         Some(match &**action {
             Action::Start(active) => (RoomKey::of(&active.recording), Task::Start),
-            Action::TakeUp(name) => {
-                let room = RoomKey { tenant: name.tenant.clone(), room: name.room.clone() };
-                (room, Task::TakeUp(name.recording.clone()))
-            }
+            Action::TakeUp(name) => (RoomKey::new(&name.tenant, &name.room), Task::TakeUp(name.recording.clone())),
             Action::Finish { recording, .. } => writes(recording),
             Action::FinishLate { render, .. } => {
                 let (fold, composite) = (&render.fold, &render.render.spec.composite.id);
-                let room = RoomKey { tenant: fold.tenant.clone(), room: fold.room.clone() };
-                (room, Task::RecordLate(fold.recording.clone(), composite.clone()))
+                let task = Task::RecordLate(fold.recording.clone(), composite.clone());
+                (RoomKey::new(&fold.tenant, &fold.room), task)
             }
             _ => return None,
         })
@@ -184,4 +227,50 @@ impl Errand {
 
 fn writes(recording: &Recording) -> Claim {
     (RoomKey::of(recording), Task::Write(recording.id.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// What came of each of `count` looks, begun at once, and when.
+    async fn looks(count: u64, look: impl AsyncFn(u64) -> Result<u64, Error>) -> Vec<(Result<u64, Error>, Duration)> {
+        let (take_ups, begun) = (TakeUps::new(4), Instant::now());
+        let looks: FuturesUnordered<_> =
+            (0..count).map(async |number| (take_ups.look(look(number)).await, begun.elapsed())).collect();
+        looks.collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hundreds_are_taken_up_in_order_however_long_that_takes() {
+        let slow = async |number| {
+            sleep(Duration::from_secs(3)).await;
+            Ok(number)
+        };
+        let done = looks(400, slow).await;
+        let order: Vec<_> = done.iter().map(|(result, _)| *result.as_ref().expect("answered")).collect();
+        assert!(order.iter().enumerate().all(|(place, number)| number.abs_diff(place as u64) < 4), "{order:?}");
+        assert_eq!(done.last().map(|(_, at)| *at), Some(Duration::from_secs(300)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_that_answers_nobody_keeps_no_room_waiting() {
+        let done = looks(400, async |_| std::future::pending().await).await;
+        for (result, at) in done {
+            assert!(matches!(result, Err(Error::Busy { .. } | Error::Silent { .. })), "{result:?}");
+            assert!(at <= 2 * TAKE_UP_LIMIT, "{at:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_holds_up_no_other_for_long() {
+        let one_in_ten_hangs = async |number: u64| match number % 10 {
+            0 => std::future::pending().await,
+            _ => Ok(number),
+        };
+        let done = looks(400, one_in_ten_hangs).await;
+        assert_eq!(done.iter().filter(|(result, _)| result.is_ok()).count(), 360, "nobody gives up the place");
+    }
 }

@@ -50,10 +50,16 @@ pub struct RoomKey {
 }
 
 impl RoomKey {
+    /// A tenant's room.
+    #[must_use]
+    pub fn new(tenant: &TenantId, room: &RoomId) -> Self {
+        Self { tenant: tenant.clone(), room: room.clone() }
+    }
+
     /// The room of a recording.
     #[must_use]
     pub fn of(recording: &Recording) -> Self {
-        Self { tenant: recording.tenant.clone(), room: recording.room.clone() }
+        Self::new(&recording.tenant, &recording.room)
     }
 }
 

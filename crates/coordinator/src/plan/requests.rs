@@ -127,7 +127,7 @@ pub(super) fn plan(world: &World<'_>, memory: &mut Memory, limits: &Limits, acti
     for (request_id, request) in world.alive.requests.iter().filter(|(_, request)| request.outcome.is_none()) {
         let decision = match &request.wish {
             Wish::Start { room, composites } => {
-                let key = RoomKey { tenant: request.tenant.clone(), room: room.clone() };
+                let key = RoomKey::new(&request.tenant, room);
                 match rooms.get(&key) {
                     // Another request starts one in this plan, or one may be taken up; the next plan says which.
                     Some(_) if starting.contains(&key) => Ok(None),
