@@ -125,6 +125,8 @@ struct Message {
     stored: bool,
     /// When it was acknowledged last.
     stored_at: Duration,
+    /// A watermark has covered it while it was being sent: the acknowledgement forgets it.
+    is_covered: bool,
 }
 
 impl Message {
@@ -438,9 +440,14 @@ impl Core {
         self.stats.stored += 1;
         self.stats.duplicates += u64::from(appended.duplicate);
         let Some(message) = self.messages.get_mut(&key) else {
-            return; // a watermark was faster
+            return; // nothing that is being sent is forgotten
         };
         message.sending = Sending::Idle;
+        if message.is_covered {
+            self.stats.durable += 1;
+            self.forget(key);
+            return;
+        }
         message.attempts = 0;
         message.stored_at = now;
         let first = !std::mem::replace(&mut message.stored, true);
@@ -462,7 +469,7 @@ impl Core {
     pub fn on_failed(&mut self, now: Duration, key: MessageKey) -> Duration {
         let Some(message) = self.messages.get_mut(&key) else {
             self.window -= 1;
-            return Duration::ZERO; // a watermark was faster
+            return Duration::ZERO; // nothing that is being sent is forgotten
         };
         let doubled = self.limits.retry_min.saturating_mul(1 << message.attempts.min(16));
         let wait = doubled.min(self.limits.retry_max);
@@ -565,23 +572,28 @@ impl Core {
         [due, grace, retry, holds.then_some(self.next_confirm), sweep].into_iter().flatten().min()
     }
 
-    /// Everything below `next` of this numbering is in committed windows. `track` is `None` for events.
+    /// Everything below `next` of this numbering is in committed windows, or declared missing in them. What is on its way to
+    /// the log may be one that was given up: it is stored late when it arrives, so it is sent until it is acknowledged.
+    /// `track` is `None` for events.
     pub fn on_watermark(&mut self, room: &RoomId, track: Option<&TrackId>, incarnation: u64, next: u64) {
         let now = self.now;
         let Some(series) = self.series(room, track, incarnation) else { return };
         series.heard_at = now;
-        let later = series.held.split_off(&next);
-        let covered = std::mem::replace(&mut series.held, later);
-        self.stats.durable += covered.len() as u64;
-        let place = |key| self.messages.get(key).and_then(|message| message.place);
-        let places: Vec<_> = covered.iter().filter_map(|(number, key)| Some((*number, place(key)?))).collect();
-        self.despool(incarnation, &places);
-        for key in covered.into_values() {
-            if let Some(message) = self.messages.get_mut(&key) {
-                message.place = None;
+        let covered: Vec<(u64, MessageKey)> = series.held.range(..next).map(|(number, key)| (*number, *key)).collect();
+        // The spool hears of runs of numbers; none of them may span one that is still needed.
+        let mut run = Vec::new();
+        for (number, key) in covered {
+            let Some(message) = self.messages.get_mut(&key) else { continue };
+            if !message.stored || message.sending != Sending::Idle {
+                message.is_covered = true;
+                self.despool(incarnation, &std::mem::take(&mut run));
+                continue;
             }
+            run.extend(message.place.take().map(|place| (number, place)));
+            self.stats.durable += 1;
             self.forget(key);
         }
+        self.despool(incarnation, &run);
     }
 
     /// Somebody misses these numbers: sends those that are held again, under ids that carry `attempt`.
@@ -773,6 +785,7 @@ impl Core {
             replay: 0,
             stored: false,
             stored_at: Duration::ZERO,
+            is_covered: false,
         });
     }
 
@@ -814,6 +827,7 @@ impl Core {
             replay: 0,
             stored: false,
             stored_at: Duration::ZERO,
+            is_covered: false,
         };
         let room = self.rooms.get_mut(room_id).expect("found above");
         room.events.next += 1;

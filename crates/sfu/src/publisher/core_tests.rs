@@ -332,12 +332,41 @@ fn a_recorded_room_keeps_what_no_watermark_covers_and_replays_it_under_new_ids()
     assert_eq!(replays[0].entry.payload, sends[0].entry.payload);
     assert!(core.is_flushed(), "the broker has had it");
     core.on_watermark(&room(), Some(&cam()), incarnation.get(), 1);
-    assert_eq!(core.stats().held_messages, 1);
+    assert_eq!(core.stats().held_messages, 2, "it is on its way, and may have been given up");
     stored(&mut core, MS, &replays[0]);
+    assert_eq!(core.stats().held_messages, 1);
     stored(&mut core, MS, &replays[1]);
     core.on_watermark(&room(), Some(&cam()), incarnation.get(), u64::MAX);
     let stats = core.stats();
     assert_eq!((stats.held_messages, stats.held_bytes, stats.durable), (0, 0, 2));
+}
+
+#[test]
+fn a_watermark_above_what_was_given_up_lets_go_of_nothing_that_is_still_being_sent() {
+    let mut core = core(limits());
+    core.on_recording_state(Duration::ZERO, &room(), true);
+    (0..3).for_each(|_| packet(&mut core, Duration::ZERO, 2000));
+    event(&mut core, joined());
+    let sends = sent(&mut core, Duration::ZERO);
+    let incarnation = batch(&sends[0]).incarnation.get();
+    let events = RoomEvent::decode(sends[3].entry.payload.clone()).expect("an event").incarnation.get();
+    // Batch 1 and the event are refused; the fold waits for them, gives them up and goes on.
+    core.on_failed(MS, sends[1].key);
+    core.on_failed(MS, sends[3].key);
+    stored(&mut core, MS, &sends[2]);
+    core.on_watermark(&room(), Some(&cam()), incarnation, 3);
+    core.on_watermark(&room(), None, events, 1);
+    let stats = core.stats();
+    assert_eq!((stats.held_messages, stats.durable), (3, 1), "0 is in flight, 1 and the event wait for their retry");
+    assert!(!core.is_flushed());
+    let again = sent(&mut core, 300 * MS);
+    assert_eq!(again.iter().map(|send| &send.entry).collect::<Vec<_>>(), [&sends[1].entry, &sends[3].entry]);
+    for send in [&sends[0], &again[0], &again[1]] {
+        stored(&mut core, 300 * MS, send);
+    }
+    let stats = core.stats();
+    assert_eq!((stats.held_messages, stats.held_bytes, stats.durable, stats.retries), (0, 0, 4, 2));
+    assert!(core.is_settled() && core.window == 0);
 }
 
 #[test]
@@ -489,11 +518,8 @@ proptest! {
                 }
                 Some(Action::Recording(active)) => core.on_recording_state(now, &room(), active),
                 Some(Action::Watermark { track: number, next }) => {
-                    // Honest: nothing above what the log has can be durable.
+                    // It may cover what the log does not have: a hole that was given up.
                     let incarnation = incarnations.get(&number).copied().unwrap_or(1);
-                    let have: BTreeSet<u64> = log.iter().filter(|send| is_media(send)).map(batch)
-                        .filter(|batch| batch.incarnation.get() == incarnation).map(|batch| batch.batch_no).collect();
-                    let next = (0..next).find(|number| !have.contains(number)).unwrap_or(next);
                     core.on_watermark(&room(), Some(&track(number)), incarnation, next);
                 }
                 Some(Action::Replay { track: number, first, attempt }) => {

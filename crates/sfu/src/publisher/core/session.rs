@@ -153,7 +153,6 @@ impl Core {
                 return;
             }
             room.waiting.pop_front();
-            // One that is gone was made durable before its turn.
             let Some(mark) = mark else { continue };
             room.outstanding.insert(key);
             self.queue.push_back(key);

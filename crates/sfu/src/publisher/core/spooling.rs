@@ -76,7 +76,7 @@ impl Core {
     pub fn on_read(&mut self, key: MessageKey, payload: Option<Bytes>) {
         let Some(message) = self.messages.get_mut(&key).filter(|message| message.sending == Sending::Loading) else {
             self.window -= 1;
-            return; // a watermark was faster
+            return; // nothing that is being sent is forgotten
         };
         let Some(payload) = payload.filter(|payload| payload.len() == message.length) else {
             self.window -= 1;
@@ -107,7 +107,8 @@ impl Core {
         let Some(message) = self.messages.get(&key) else { return };
         let (room, incarnation, number, packets) =
             (message.room.clone(), message.incarnation, message.number, message.packets);
-        let track = message.track.clone();
+        // What a watermark covers is in a window, or declared missing already.
+        let track = message.track.clone().filter(|_| !message.is_covered);
         self.forget(key);
         let Some(track) = track else { return };
         self.stats.dropped_packets += packets.1 - packets.0 + 1;
@@ -195,6 +196,7 @@ impl Core {
                 replay: 0,
                 stored: false,
                 stored_at: std::time::Duration::ZERO,
+                is_covered: false,
             };
             self.stats.recovered += 1;
             self.hold(message);

@@ -187,6 +187,33 @@ fn a_process_that_begins_anew_publishes_what_is_not_durable_under_its_old_number
 }
 
 #[test]
+fn what_a_watermark_passes_over_is_still_in_the_spool() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cam = TrackId::new("cam").expect("valid");
+    {
+        let mut process = Process::start(dir.path(), 1 << 30, 1);
+        process.packets("cam", 15);
+        process.core.close_batches();
+        process.spool();
+        let sends: Vec<Send> = std::iter::from_fn(|| process.core.poll(process.now)).collect();
+        for (number, send) in sends.iter().enumerate() {
+            if number == 2 {
+                process.core.on_failed(process.now, send.key);
+            } else {
+                process.core.on_appended(process.now, send.key, Appended { sequence: 1, duplicate: false });
+            }
+        }
+        let incarnation = batches(&sends)[0].incarnation.get();
+        process.core.on_watermark(&room(), Some(&cam), incarnation, 5);
+        process.spool();
+    }
+    let mut process = Process::start(dir.path(), 1 << 30, 2);
+    let mut log = Vec::new();
+    process.drain(&mut log);
+    assert_eq!(batches(&log).iter().map(|batch| batch.batch_no).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
 fn the_end_of_a_room_is_published_behind_what_it_ends() {
     let dir = tempfile::tempdir().expect("a directory");
     {
