@@ -120,7 +120,7 @@ impl RtpBatch {
             return Err(Error::TooLarge { bytes: message.len() });
         }
         let envelope = wire::RtpBatch::decode(message).map_err(|e| Error::Decode(e.to_string()))?;
-        let actual = crc32c::crc32c(&envelope.body);
+        let actual = checksum::crc32c(&envelope.body);
         if actual != envelope.body_crc32c {
             return Err(Error::Checksum { expected: envelope.body_crc32c, actual });
         }
@@ -184,7 +184,7 @@ impl RtpBatch {
             packets,
         };
         let body = Bytes::from(body.encode_to_vec());
-        let envelope = wire::RtpBatch { body_crc32c: crc32c::crc32c(&body), body };
+        let envelope = wire::RtpBatch { body_crc32c: checksum::crc32c(&body), body };
         Bytes::from(envelope.encode_to_vec())
     }
 

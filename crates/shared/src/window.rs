@@ -18,6 +18,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, Incarnation, RtpBatch};
+use crate::checksum;
 use crate::event::{self, RoomEvent, StopReason};
 use crate::id::{self, PeerId, RecordingId, RoomId, SfuId, TenantId, TrackId};
 use crate::pieces::Pieces;
@@ -317,7 +318,7 @@ impl Header {
         }
         let joined = carried.participants.iter().map(|participant| &participant.peer_id);
         let sent = carried.tracks.iter().filter_map(|track| Some(&track.producer.as_ref()?.peer_id));
-        Some(joined.chain(sent).filter_map(|id| PeerId::new(id.clone()).ok()).collect())
+        Some(joined.chain(sent).chain(&carried.senders).filter_map(|id| PeerId::new(id.clone()).ok()).collect())
     }
 }
 
@@ -592,7 +593,7 @@ fn footer_to_wire(
 /// Footer and trailer: an object's end.
 fn end_of_object(footer: &wire::WindowFooter) -> Vec<u8> {
     let mut end = footer.encode_to_vec();
-    let (length, crc32c) = (end.len(), crc32c::crc32c(&end));
+    let (length, crc32c) = (end.len(), checksum::crc32c(&end));
     end.put_u32_le(u32::try_from(length).expect("a footer is far below 4 GiB"));
     end.put_u32_le(crc32c);
     end.put_slice(TRAILER_MAGIC);
@@ -651,7 +652,7 @@ impl Window {
         segment: &'a Segment,
     ) -> Result<impl Iterator<Item = Result<StoredBatch, Error>> + use<'a>, Error> {
         let mut rest = self.object.slice(segment.range.clone());
-        let actual = crc32c::crc32c(&rest);
+        let actual = checksum::crc32c(&rest);
         if actual != segment.crc32c {
             let track = segment.key.track.clone();
             return Err(Error::SegmentChecksum { track, expected: segment.crc32c, actual });

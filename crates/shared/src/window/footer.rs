@@ -10,6 +10,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 
 use super::{Error, MAGIC, TRAILER_BYTES, TRAILER_MAGIC, Window};
+use crate::checksum;
 use crate::key::Key;
 use crate::ports::{ObjectStore, StoreError};
 use crate::wire;
@@ -136,7 +137,7 @@ pub(super) fn read(tail: &Bytes) -> Result<(wire::WindowFooter, usize), Error> {
         return Err(Error::Shape("the footer is longer than the object"));
     };
     let footer = tail.slice(at..at + footer_length);
-    let actual = crc32c::crc32c(&footer);
+    let actual = checksum::crc32c(&footer);
     if actual != expected {
         return Err(Error::FooterChecksum { expected, actual });
     }
@@ -151,7 +152,7 @@ fn object(mut wire: wire::WindowFooter, media: &BTreeMap<usize, Bytes>) -> Bytes
         segment.length = packets.map_or(0, |packets| packets.len() as u64);
         match packets {
             Some(packets) => object.put_slice(packets),
-            None => segment.crc32c = crc32c::crc32c(&[]),
+            None => segment.crc32c = checksum::crc32c(&[]),
         }
     }
     object.put_slice(&super::end_of_object(&wire));
