@@ -57,6 +57,7 @@ fn spec(flags: u8) -> FoldSpec {
         recording: recording(),
         shards: 4,
         from: (flags & 1 != 0).then_some(EventRef { incarnation: 1, event_no: 0 }),
+        session: None,
         beginning: None,
         start_sequence: 1,
         window_ms: 1000,

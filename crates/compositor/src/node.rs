@@ -404,6 +404,7 @@ mod tests {
             recording: RecordingId::new("x").expect("valid"),
             shards: 1,
             from: None,
+            session: None,
             beginning: None,
             start_sequence: 1,
             window_ms: 4000,

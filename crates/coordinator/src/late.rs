@@ -124,6 +124,7 @@ impl Source {
             // What only a fold looks at.
             shards: 1,
             from: None,
+            session: None,
             beginning: None,
             start_sequence: 0,
             policy: Policy::default(),

@@ -108,6 +108,7 @@ fn from_window(recording: &Recording, last: &Header, shards: u32) -> FoldSpec {
         recording: recording.id.clone(),
         shards,
         from: None,
+        session: None,
         beginning: None,
         start_sequence: last.carry_over.log_sequence,
         window_ms: last.window_duration_us / 1000,

@@ -78,6 +78,16 @@ pub struct Session {
     pub whole: bool,
 }
 
+impl Session {
+    /// Whether the fold is of this session; `None` where that cannot be told, because the log holds the beginning no more or
+    /// did not when the recording began.
+    #[must_use]
+    pub fn is_of(&self, spec: &FoldSpec) -> Option<bool> {
+        let of = spec.session.or(spec.from)?;
+        self.whole.then_some(of == self.opened)
+    }
+}
+
 /// What has been seen of a recording's control entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlSeen {
@@ -167,8 +177,8 @@ impl Room {
     /// The policy in force, if the fold is of this session and the session's beginning is known.
     #[must_use]
     pub fn policy_of(&self, spec: &FoldSpec) -> Option<&Policy> {
-        let Session { opened, sequence, whole, .. } = self.session;
-        let is_of = spec.from.map_or(sequence == spec.start_sequence, |from| from == opened);
+        let Session { sequence, whole, .. } = self.session;
+        let is_of = self.session.is_of(spec).unwrap_or(sequence == spec.start_sequence);
         (whole && is_of).then_some(&self.policy)
     }
 

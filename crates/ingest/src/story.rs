@@ -57,6 +57,7 @@ pub(crate) fn spec() -> FoldSpec {
         recording: recording(),
         shards: 4,
         from: Some(EventRef { incarnation: 1, event_no: 0 }),
+        session: None,
         beginning: None,
         start_sequence: 1,
         window_ms: 1000,

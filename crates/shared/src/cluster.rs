@@ -69,10 +69,15 @@ pub struct FoldSpec {
     /// Set: begins at this event, earlier in the log. Unset: at its RecordingStarted entry.
     #[serde(default)]
     pub from: Option<EventRef>,
+    /// The RoomCreated that began the room's session, whatever the recording begins at: what tells the session from others.
+    /// `None`: the log did not hold it any more.
+    #[serde(default)]
+    pub session: Option<EventRef>,
     /// When that event was, as far as the coordinator saw it.
     #[serde(default)]
     pub beginning: Option<Beginning>,
-    /// Stream sequence where reading begins if there is no window yet: a hint.
+    /// Stream sequence where reading begins if there is no window yet: a hint. A broker that lost entries, or led from another
+    /// replica, has the same entry elsewhere, so that it proves nothing about which session is which.
     pub start_sequence: u64,
     /// Window duration in log time, milliseconds.
     pub window_ms: u64,

@@ -287,6 +287,7 @@ mod tests {
                 recording: RecordingId::new("01r").expect("valid"),
                 shards: 1,
                 from: None,
+                session: None,
                 beginning: None,
                 start_sequence: 0,
                 window_ms: 4000,

@@ -29,6 +29,7 @@ pub(crate) fn fold() -> FoldSpec {
         recording: RecordingId::new("01r").expect("valid"),
         shards: 1,
         from: None,
+        session: None,
         beginning: None,
         start_sequence: 0,
         window_ms: 1000,

@@ -55,6 +55,7 @@ impl World {
             recording: RecordingId::new("01abc").expect("valid"),
             shards: 1,
             from: None,
+            session: None,
             beginning: None,
             start_sequence: 1,
             window_ms: WINDOW_MS,

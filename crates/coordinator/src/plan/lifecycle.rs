@@ -53,7 +53,19 @@ impl Case<'_> {
     /// Whether it is made of this session of its room. A new leader, which reads the log from its beginning, sees the
     /// sessions before it first.
     fn is_of(&self, room: &Room) -> bool {
-        room.session.sequence >= self.active.spec.start_sequence || self.active.spec.from == Some(room.session.opened)
+        let spec = &self.active.spec;
+        room.session.is_of(spec).unwrap_or(room.session.sequence >= spec.start_sequence)
+    }
+
+    /// Whether the room is in a later session, so that this one is over, although its RoomClosed has not been seen.
+    ///
+    /// Where entries stand proves little: a broker may have the same ones further on, and drops the oldest, so that a room is
+    /// first heard of ever later. In doubt the recording goes on: nothing is lost by that.
+    fn is_before(&self, room: &Room) -> bool {
+        let spec = &self.active.spec;
+        let is_other = !room.session.is_of(spec).unwrap_or(!room.session.whole);
+        let is_heard_of = room.recordings.contains_key(&self.active.recording.id);
+        is_other && !is_heard_of && room.session.sequence > spec.start_sequence
     }
 
     /// Why the recording is to stop now.
@@ -61,14 +73,8 @@ impl Case<'_> {
         if let Some(who) = asked_by {
             return Some((StopReason::Requested, format!("stopped by {who}")));
         }
-        // A later session of the room means that this one is over, although its RoomClosed has not been seen.
-        let over = |room: &&Room| {
-            let is_later = room.session.sequence > self.active.spec.start_sequence;
-            // A broker that lost the beginning may have it again further on: the event tells one session from another.
-            let is_other = self.active.spec.from.is_none_or(|from| room.session.whole && room.session.opened != from);
-            room.closed.is_some() && self.is_of(room) || is_later && is_other
-        };
-        if self.finished() || self.room.as_ref().is_some_and(over) {
+        let is_over = |room: &Room| room.closed.is_some() && self.is_of(room) || self.is_before(room);
+        if self.finished() || self.room.is_some_and(is_over) {
             return Some((StopReason::RoomClosed, "the room closed".to_owned()));
         }
         if self.room.is_some_and(|room| !room.policy.enabled && self.is_of(room)) {

@@ -130,6 +130,7 @@ mod tests {
             recording: RecordingId::new("x").expect("a name"),
             shards: 1,
             from: None,
+            session: None,
             start_sequence: 1,
             window_ms: 4000,
             policy: Policy::default(),

@@ -98,6 +98,7 @@ fn start(start: Start<'_>, world: &World<'_>, limits: &Limits) -> Action {
         recording: id,
         shards: limits.shards,
         from,
+        session: room.session.whole.then_some(room.session.opened),
         beginning: from.map(|_| Beginning { time: room.session.time, log_time: room.session.log_time }),
         start_sequence: room.session.sequence,
         window_ms: u64::try_from(limits.window.as_millis()).unwrap_or(u64::MAX),

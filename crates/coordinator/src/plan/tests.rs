@@ -89,12 +89,17 @@ impl Cluster {
 
     fn event(&mut self, room: &str, kind: EventKind) {
         self.sequence += 1;
+        self.event_at(room, (self.sequence, 9, self.sequence), kind);
+    }
+
+    /// The event stands at this sequence of the log, of this start of the SFU, under this number.
+    fn event_at(&mut self, room: &str, (sequence, incarnation, number): (u64, u64, u64), kind: EventKind) {
         let entry = LogEntry {
-            sequence: self.sequence,
+            sequence,
             time: self.log_time(),
             subject: event_subject("acme", "sfu", room, 1, &kind).to_string(),
             trace_parent: None,
-            payload: event_payload(room, 9, self.sequence, kind),
+            payload: event_payload(room, incarnation, number, kind),
         };
         self.rooms.apply(&entry).expect("well formed");
     }
@@ -376,6 +381,46 @@ fn a_room_that_opens_again_is_another_session() {
     let mut states: Vec<_> = cluster.alive.recordings.values().map(|active| active.recording.state).collect();
     states.sort();
     assert_eq!(states, [State::Starting, State::Ending]);
+}
+
+#[test]
+fn a_requested_recording_is_of_its_session_wherever_the_log_holds_that() {
+    let mut cluster = Cluster::new(1, 0);
+    cluster.open("standup", Policy::default());
+    let recording = cluster.start("r", None, "standup").expect("allowed").id;
+    cluster.fold(1, |_| {});
+    cluster.settle();
+    assert_eq!(cluster.the_recording().spec.session.map(|created| created.event_no), Some(1));
+    let before = cluster.alive;
+    // What a new leader reads: at which sequence, of which start of the SFU, under which number.
+    type Read = (u64, u64, u64, EventKind);
+    let created = |sequence, incarnation, number| -> Read { (sequence, incarnation, number, room_created(None)) };
+    let camera = |sequence, incarnation| -> Read { (sequence, incarnation, 2, producer_created()) };
+    let (command, requested_by) = ("start".to_owned(), String::new());
+    let started = EventKind::RecordingStarted { recording, command, requested_by, from: None };
+    // Whether it is over then; and so for the record of a build that did not note the session, which has sequences alone.
+    let cases: [(&str, Vec<Read>, bool, bool); 8] = [
+        ("as it was", vec![created(1, 9, 1), camera(2, 9)], false, false),
+        ("of a replica that holds more", vec![created(4, 9, 1), camera(5, 9)], false, true),
+        ("without what is too old", vec![camera(700, 9)], false, false),
+        ("without its first SFU", vec![camera(700, 10)], false, false),
+        ("begun with its second SFU", vec![created(700, 10, 0), (701, 11, 0, started)], false, false),
+        ("first heard of in its middle", vec![camera(3, 9), created(700, 9, 1)], false, true),
+        ("closed, further on", vec![created(4, 9, 1), (5, 9, 3, room_closed())], true, true),
+        ("another one", vec![created(700, 10, 1)], true, true),
+    ];
+    for (what, read, is_over, by_sequence) in cases {
+        for (is_noted, is_over) in [(true, is_over), (false, by_sequence)] {
+            let mut cluster = Cluster { alive: before.clone(), ..Cluster::new(0, 0) };
+            cluster.change(|active| active.spec.session = active.spec.session.filter(|_| is_noted));
+            for (sequence, incarnation, number, kind) in read.clone() {
+                cluster.event_at("standup", (sequence, incarnation, number), kind);
+            }
+            cluster.settle();
+            let stop = cluster.the_recording().recording.stop_reason;
+            assert_eq!(stop, is_over.then_some(StopReason::RoomClosed), "{what}, its session noted: {is_noted}");
+        }
+    }
 }
 
 #[test]
@@ -856,6 +901,7 @@ fn ask_late_of(cluster: &mut Cluster, tenant: &str, composite: &str, spans: u64)
         recording: id("01r"),
         shards: 1,
         from: None,
+        session: None,
         beginning: None,
         start_sequence: 0,
         window_ms: 4000,

@@ -201,6 +201,7 @@ impl Writing {
             recording: recording(),
             shards: 4,
             from: Some(EventRef { incarnation: 1, event_no: 0 }),
+            session: None,
             beginning: None,
             start_sequence: 1,
             window_ms: 1000,

@@ -115,6 +115,7 @@ fn spec(name: &str) -> Result<FoldSpec> {
         recording: RecordingId::new(name)?,
         shards: SHARDS,
         from: Some(EventRef { incarnation: incarnation()?.get(), event_no: 0 }),
+        session: None,
         beginning: None,
         start_sequence: 1,
         window_ms: WINDOW_MS,

@@ -127,6 +127,7 @@ fn recordings(beginnings: &BTreeMap<String, (EventRef, u64)>, window_ms: u64, ro
             recording: RecordingId::new(format!("{room}-{round}"))?,
             shards: 1,
             from: Some(*from),
+            session: None,
             beginning: None,
             start_sequence: *sequence,
             window_ms,
