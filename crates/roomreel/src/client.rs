@@ -158,7 +158,7 @@ fn table(recordings: &[Recording]) -> String {
         return "there is no recording of that day\n".to_owned();
     }
     let mut out = Lines::default();
-    out.push("recording                   state          room");
+    out.push(format!("{:<27} {:<14} room", "recording", "state"));
     for recording in recordings {
         out.push(format!("{:<27} {:<14} {}", recording.id, state(recording), recording.room));
     }

@@ -284,7 +284,8 @@ impl<'a> View<'a> {
             }
         }
         let result = result.unwrap_or_else(|| directory.clone());
-        text.push_str(&format!("look into: roomreel inspect {}\n\n{}\n", directory.display(), result.display()));
+        let program = std::env::args().next().unwrap_or_else(|| "roomreel".to_owned());
+        text.push_str(&format!("look into: {program} inspect {}\n\n{}\n", directory.display(), result.display()));
         Ok(text)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns how a user names a recording. Does not own what is done with it.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,12 +52,17 @@ async fn look_up(store: &dyn ObjectStore, id: &str) -> anyhow::Result<RecordingN
     found.with_context(|| format!("there is no recording {id} in the store"))
 }
 
-fn directory(target: &str) -> anyhow::Result<&Path> {
+/// The directory that `target` names.
+///
+/// # Errors
+/// If there is none, or it may not be looked at.
+pub fn directory(target: &str) -> anyhow::Result<&Path> {
     let path = Path::new(target);
-    if !path.is_dir() {
-        bail!("there is no directory {target}; for a recording in a bucket give --store as well");
+    match path.metadata() {
+        Ok(found) if found.is_dir() => Ok(path),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error).with_context(|| target.to_owned()),
+        _ => bail!("there is no directory {target}; for a recording in a bucket give --store as well"),
     }
-    Ok(path)
 }
 
 /// Where a recording's objects are.

@@ -137,7 +137,7 @@ pub async fn run(args: &RenderArgs) -> anyhow::Result<bool> {
         bail!("there is no directory {:?}, and it is no recording's id", args.target);
     };
     if args.target.contains('/') {
-        bail!("there is no directory {}; for a recording in a bucket give --store as well", args.target);
+        recording_files::directory(&args.target)?;
     }
     block_in_place(|| in_cluster(args, &recording, &spec))
 }
