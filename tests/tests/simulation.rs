@@ -38,13 +38,13 @@ fn simulate(seeds: std::ops::Range<u64>, twice: bool) {
         failed.extend(outcome.violation.map(|violation| (plan, violation)));
     }
     let took = began.elapsed().as_secs_f64();
-    let Counts { accepted, recorded, declared, unknown, unnoticed, broker_lost, windows } = counts;
+    let Counts { accepted, recorded, declared, unknown, elsewhere, broker_lost, windows, excused } = counts;
     let mut summary = String::new();
     let runs = seeds.clone().count() * if twice { 2 } else { 1 };
     write!(
         summary,
         "simulation: seeds {}..{} failed {} | {:.1} seeds/s, {:.0} virtual seconds/s\n\
-         packets accepted {accepted} recorded {recorded} declared {declared} lost with their process {unknown} unnoticed {unnoticed} | \
+         packets accepted {accepted} recorded {recorded} declared {declared} lost with their process {unknown} in another recording {elsewhere} | \
          windows {windows} | the log acknowledged and lost {broker_lost} entries\n",
         seeds.start,
         seeds.end,
@@ -53,6 +53,9 @@ fn simulate(seeds: std::ops::Range<u64>, twice: bool) {
         virtual_seconds * if twice { 2.0 } else { 1.0 } / took
     )
     .expect("text takes everything");
+    for (why, count) in &excused {
+        writeln!(summary, "missing {count:>8}  {why}").expect("text takes everything");
+    }
     for (plan, violation) in &failed {
         writeln!(summary, "seed {}: {violation}", plan.seed).expect("text takes everything");
     }

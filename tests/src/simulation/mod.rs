@@ -8,6 +8,7 @@
 //! Does not own: real servers and real shells, which the end-to-end tests have.
 
 pub mod cast;
+mod chains;
 pub mod faults;
 pub mod ledger;
 pub mod models;

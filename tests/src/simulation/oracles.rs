@@ -3,13 +3,16 @@
 //! O1 complete, O2 unique, O3 order, O4 integrity, O5 immutable, O6 a single history, O7 liveness after the healing,
 //! O8 nothing silent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use roomreel_shared::event::EventKind;
-use roomreel_shared::window::{AcceptedReason, Hash, Missing, Window};
+use roomreel_ingest::FoldConfig;
+use roomreel_shared::event::{EventKind, RoomEvent};
+use roomreel_shared::time::LogTime;
+use roomreel_shared::window::AcceptedReason;
 
+use super::chains::{Chains, Declared, Numbering, Recorded, read_chains};
 use super::faults::{Fault, Plan};
 use super::ledger::{Life, Track};
 use super::world::Env;
@@ -30,7 +33,7 @@ impl std::fmt::Display for Violation {
 }
 
 /// What became of the packets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Accepted by the publisher.
     pub accepted: u64,
@@ -40,12 +43,14 @@ pub struct Counts {
     pub declared: u64,
     /// Lost with the process that held them, past the end of what anybody else has seen.
     pub unknown: u64,
-    /// Lost by the log in one of the ways that docs/guarantees.md says nobody notices.
-    pub unnoticed: u64,
+    /// In another recording of the room, as docs/guarantees.md says.
+    pub elsewhere: u64,
     /// Entries that the log acknowledged and lost.
     pub broker_lost: u64,
     /// Windows.
     pub windows: u64,
+    /// Packets and events that are not recorded, by what made them be accepted as missing.
+    pub excused: BTreeMap<&'static str, u64>,
 }
 
 impl Counts {
@@ -55,59 +60,26 @@ impl Counts {
         self.recorded += other.recorded;
         self.declared += other.declared;
         self.unknown += other.unknown;
-        self.unnoticed += other.unnoticed;
+        self.elsewhere += other.elsewhere;
         self.broker_lost += other.broker_lost;
         self.windows += other.windows;
-    }
-}
-
-/// As the fold's.
-const GAP_AFTER: Duration = Duration::from_secs(10);
-
-type Check<T = ()> = Result<T, Violation>;
-
-fn fail<T>(oracle: &'static str, what: String) -> Check<T> {
-    Err(Violation { oracle, what })
-}
-
-/// An incarnation of a track.
-type Numbering = (String, u64);
-
-/// A gap record of packets that were accepted.
-#[derive(Debug, Clone, Copy)]
-struct Declared {
-    reason: AcceptedReason,
-    packets: (u64, Option<u64>),
-}
-
-#[derive(Debug, Default)]
-struct Recorded {
-    packets: BTreeMap<Numbering, BTreeMap<u64, Bytes>>,
-    gaps: BTreeMap<Numbering, Vec<Declared>>,
-    events: BTreeMap<(u64, u64), Bytes>,
-    /// Events that the chain says it lacks: which start of a writer, and inclusive numbers.
-    missing_events: BTreeSet<(u64, u64, u64)>,
-    windows: u64,
-    is_final: bool,
-    incomplete: bool,
-    /// Whose event the recording is to begin with.
-    from: Option<u64>,
-}
-
-impl Recorded {
-    /// Whether nobody can tell that a process died: all that it said of itself was lost, or it was dead before the session
-    /// that is recorded began.
-    fn never_knew(&self, env: &Env, life: &Life) -> bool {
-        if life.crashed && !life.events.keys().any(|event| self.events.contains_key(event)) {
-            return true;
+        for (why, count) in other.excused {
+            *self.excused.entry(why).or_default() += count;
         }
-        let wrote = |life: &Life| life.events.keys().any(|(of, _)| Some(*of) == self.from);
-        life.crashed && env.ledger.lives.iter().skip_while(|other| !std::ptr::eq(*other, life)).skip(1).any(wrote)
     }
 
-    fn lacks(&self, (of, number): (u64, u64)) -> bool {
-        self.missing_events.iter().any(|(start, first, last)| *start == of && (*first..=*last).contains(&number))
+    fn excuse(&mut self, why: &'static str) {
+        *self.excused.entry(why).or_default() += 1;
     }
+}
+
+/// Time-outs of the fold are looked at on a grid of log time: a moment more than it does not count.
+const GRID: Duration = Duration::from_millis(200);
+
+pub(super) type Check<T = ()> = Result<T, Violation>;
+
+pub(super) fn fail<T>(oracle: &'static str, what: String) -> Check<T> {
+    Err(Violation { oracle, what })
 }
 
 /// Judges a run that has ended.
@@ -122,7 +94,8 @@ fn check(env: &Env, counts: &mut Counts) -> Check {
     if let Some(key) = env.store.overwritten.first() {
         return fail("O5", format!("{key} was overwritten"));
     }
-    let recorded = read_chain(env)?;
+    let chains = read_chains(env)?;
+    let recorded = &chains.main;
     if let Some(window) = env.premature {
         return fail("O1", format!("the watermark of window {window} was sent before the window stood"));
     }
@@ -140,11 +113,12 @@ fn check(env: &Env, counts: &mut Counts) -> Check {
     if !recorded.is_final || env.finished.is_empty() {
         return fail("O7", format!("no final state after {:?}, {} windows", env.now, recorded.windows));
     }
-    for life in &env.ledger.lives {
+    for (at, life) in env.ledger.lives.iter().enumerate() {
+        let later = &env.ledger.lives[at + 1..];
         for (id, track) in &life.tracks {
-            check_track(env, life, id.as_str(), track, &recorded, counts)?;
+            check_track(env, Place { life, later, id: id.as_str(), track }, &chains, counts)?;
         }
-        check_events(env, life, &recorded)?;
+        check_events(env, life, &chains, counts)?;
     }
     let known = |numbering: &Numbering| {
         let mut tracks =
@@ -167,122 +141,36 @@ fn may_not_begin(env: &Env) -> bool {
     env.ledger.lives.iter().all(|life| life.crashed)
 }
 
-/// Reads the chain and checks that it is one (O6), with every batch once (O2) and in order (O3).
-fn read_chain(env: &Env) -> Check<Recorded> {
-    let mut recorded = Recorded::default();
-    let mut finals = BTreeSet::new();
-    let mut chain: BTreeMap<String, (u64, Option<Hash>, u64)> = BTreeMap::new();
-    let mut next: BTreeMap<(String, Numbering), u64> = BTreeMap::new();
-    for (key, object) in env.store.objects() {
-        let window = match Window::parse(object.clone()) {
-            Ok(window) => window,
-            Err(why) => return fail("O4", format!("{key}: {why}")),
-        };
-        let header = &window.header;
-        let of = header.recording.to_string();
-        let (number, previous, epoch) = chain.entry(of.clone()).or_insert((0, None, 0));
-        if header.window != *number || !key.ends_with(&format!("{number:08}.win")) {
-            return fail("O6", format!("{key} is window {} and follows {number} windows", header.window));
-        }
-        if header.previous != *previous {
-            return fail("O6", format!("window {number} does not name the hash of the one before"));
-        }
-        if header.epoch < *epoch {
-            return fail("O6", format!("window {number} has epoch {} after {epoch}", header.epoch));
-        }
-        if !finals.insert(of.clone()) {
-            return fail("O6", format!("window {number} follows the last one"));
-        }
-        if header.end.is_none() {
-            finals.remove(&of);
-        }
-        (*number, *previous, *epoch) = (header.window + 1, Some(window.hash()), header.epoch);
-        // A log that lost a room's beginning makes the coordinator take it for another session, and record it again: each
-        // chain must be one, and the first that was final is compared with the books.
-        if env.finished.first().is_some_and(|first| first.id != header.recording) {
-            continue;
-        }
-        recorded.windows += 1;
-        recorded.is_final = header.end.is_some();
-        read_window(&window, &of, &mut recorded, &mut next)?;
-    }
-    Ok(recorded)
+/// A packet that is not recorded.
+#[derive(Debug, Clone, Copy)]
+struct Accepted {
+    incarnation: u64,
+    packet_no: u64,
+    /// The batch it was sent in, if it was.
+    batch: Option<(u64, u64)>,
 }
 
-fn read_window(
-    window: &Window,
-    of: &str,
-    recorded: &mut Recorded,
-    next: &mut BTreeMap<(String, Numbering), u64>,
-) -> Check {
-    let number = window.header.window;
-    for segment in &window.segments {
-        let batches = match window.batches(segment) {
-            Ok(batches) => batches,
-            Err(why) => return fail("O4", format!("window {number}: {why}")),
-        };
-        for stored in batches {
-            let stored = match stored {
-                Ok(stored) => stored,
-                Err(why) => return fail("O4", format!("window {number}: {why}")),
-            };
-            let batch = stored.batch;
-            let numbering = (batch.track.to_string(), batch.incarnation.get());
-            if !stored.late {
-                let next = next.entry((of.to_owned(), numbering.clone())).or_default();
-                if batch.first_packet_no < *next && !recorded.packets.contains_key(&numbering) {
-                    return fail("O3", format!("window {number}: packet {} before its turn", batch.first_packet_no));
-                }
-                if batch.first_packet_no < *next {
-                    let oracle =
-                        if recorded.packets[&numbering].contains_key(&batch.first_packet_no) { "O2" } else { "O3" };
-                    return fail(oracle, format!("window {number}: packet {} again or late", batch.first_packet_no));
-                }
-                *next = batch.next_packet_no();
-            }
-            for (packet_no, packet) in (batch.first_packet_no..).zip(&batch.packets) {
-                let packets = recorded.packets.entry(numbering.clone()).or_default();
-                if packets.insert(packet_no, packet.data.bytes().clone()).is_some() {
-                    return fail("O2", format!("window {number}: packet {packet_no} of {numbering:?} is there twice"));
-                }
-            }
-        }
-    }
-    for gap in &window.header.gaps {
-        if let Missing::Accepted { reason, packets, .. } = gap.missing {
-            recorded.incomplete |= !reason.is_intentional();
-            let numbering = (gap.key.track.to_string(), gap.incarnation.get());
-            recorded.gaps.entry(numbering).or_default().push(Declared { reason, packets });
-        }
-    }
-    for stream in &window.header.carry_over.event_streams {
-        recorded.incomplete |= !stream.missing.is_empty();
-        let missing = stream.missing.iter().map(|range| (stream.incarnation, range.first, range.last));
-        recorded.missing_events.extend(missing);
-    }
-    for stored in &window.events {
-        if let EventKind::RecordingStarted { from, .. } = stored.event.kind {
-            recorded.from = recorded.from.or(from.map(|event| event.incarnation));
-        }
-        if stored.writer.sfu().is_none() {
-            continue;
-        }
-        let id = (stored.event.incarnation.get(), stored.event.event_no);
-        if recorded.events.insert(id, stored.event.encode()).is_some() {
-            return fail("O2", format!("window {number}: event {id:?} is there twice"));
-        }
-    }
-    Ok(())
+/// Whose packets are looked at.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    life: &'a Life,
+    /// The processes that followed it.
+    later: &'a [Life],
+    id: &'a str,
+    track: &'a Track,
 }
 
-fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recorded, counts: &mut Counts) -> Check {
+fn check_track(env: &Env, place: Place, chains: &Chains, counts: &mut Counts) -> Check {
+    let Place { life, id, track, .. } = place;
+    let recorded = &chains.main;
     let numbering = (id.to_owned(), track.incarnation.unwrap_or_default());
     let nothing = BTreeMap::new();
     let packets = recorded.packets.get(&numbering).unwrap_or(&nothing);
-    let gaps = recorded.gaps.get(&numbering).map_or(&[][..], Vec::as_slice);
+    let excuse_of_end = end_is_unknown(env, place, chains);
     for (packet_no, (bytes, batch)) in (0..).zip(&track.packets) {
         let name = || {
             let newest = packets.last_key_value().map(|(number, _)| number);
+            let gaps = recorded.gaps.get(&numbering).map_or(&[][..], Vec::as_slice);
             let gaps: Vec<_> = gaps.iter().map(|gap| (gap.reason, gap.packets)).collect();
             let of = track.incarnation.unwrap_or_default();
             format!(
@@ -297,17 +185,23 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
             counts.recorded += 1;
             continue;
         }
-        let covers = |gap: &&Declared| packet_no >= gap.packets.0 && gap.packets.1.is_none_or(|last| packet_no <= last);
-        if let Some(gap) = gaps.iter().find(covers) {
-            if !is_true(&env.original, life, gap, track.incarnation.zip(*batch), env) {
+        let is_elsewhere = |other: &Recorded| {
+            let stored = other.packets.get(&numbering).and_then(|packets| packets.get(&packet_no));
+            stored == Some(bytes) || stored.is_none() && other.gap(&numbering, packet_no).is_some()
+        };
+        if let Some(gap) = recorded.gap(&numbering, packet_no) {
+            let packet = Accepted { incarnation: numbering.1, packet_no, batch: track.incarnation.zip(*batch) };
+            let Some(why) = truth_of(env, life, gap, packet, chains) else {
                 return fail("O8", format!("{} is declared missing by {gap:?}, which is not so", name()));
-            }
+            };
+            counts.excuse(why);
             counts.declared += 1;
-        } else if is_unnoticed(env) {
-            counts.unnoticed += 1;
+        } else if env.original.any(Fault::loses_acknowledged) && chains.others.iter().any(is_elsewhere) {
+            counts.elsewhere += 1;
         } else if !life.crashed {
             return fail("O1", format!("{} is neither recorded nor declared", name()));
-        } else if packets.is_empty() && gaps.is_empty() || recorded.never_knew(env, life) {
+        } else if let Some(why) = excuse_of_end.or_else(|| beginning_is_unknown(env, place, packet_no, chains)) {
+            counts.excuse(why);
             counts.unknown += 1;
         } else {
             return fail("O8", format!("{} went with the SFU's process and nothing says so", name()));
@@ -319,28 +213,124 @@ fn check_track(env: &Env, life: &Life, id: &str, track: &Track, recorded: &Recor
     Ok(())
 }
 
-/// The loss that docs/guarantees.md excepts: where the log's loss of a beginning makes a leader see two sessions, the rest is
-/// in the other recording.
-fn is_unnoticed(env: &Env) -> bool {
-    env.original.any(Fault::loses_acknowledged) && env.finished.len() > 1
+/// Why nobody can tell how far the numbers of a process that died went, as docs/guarantees.md has it.
+fn end_is_unknown(env: &Env, place: Place, chains: &Chains) -> Option<&'static str> {
+    let Place { life, later, id, track } = place;
+    let batches = track.packets.iter().filter_map(|(_, batch)| track.incarnation.zip(*batch));
+    let no_batch = batches.into_iter().all(|batch| chains.never_finds(env, batch));
+    if no_batch && !chains.main.knows(id, track) {
+        return Some("end: no batch of the track can be read");
+    }
+    let no_event = life.events.keys().all(|event| chains.never_finds(env, *event));
+    let followed = |life: &Life| {
+        let mut tracks = life.tracks.iter();
+        tracks.any(|(other, track)| other.as_str() == id && chains.main.knows(id, track))
+    };
+    (no_event && !later.iter().any(followed)).then_some("end: no event of the process can be read")
 }
 
-/// Whether what a gap record says can be so after what went wrong.
-fn is_true(plan: &Plan, life: &Life, gap: &Declared, batch: Option<(u64, u64)>, env: &Env) -> bool {
+/// Why nobody can tell that a process that died was at work before the session that is recorded, as docs/guarantees.md has it.
+fn beginning_is_unknown(env: &Env, place: Place, packet_no: u64, chains: &Chains) -> Option<&'static str> {
+    let Place { life, later, id, track } = place;
+    let recorded = &chains.main;
+    let numbering = (id.to_owned(), track.incarnation?);
+    let of_next = |next: &Life| next.events.keys().any(|(of, _)| Some(*of) == recorded.from);
+    let creates = |bytes: &Bytes| {
+        RoomEvent::decode(bytes.clone()).is_ok_and(|event| matches!(event.kind, EventKind::RoomCreated { .. }))
+    };
+    let mut created = life.events.iter().filter(|(_, bytes)| creates(bytes));
+    let is_before = recorded.gaps.get(&numbering).is_none_or(|gaps| gaps.iter().all(|gap| packet_no < gap.packets.0))
+        && recorded.packets.get(&numbering).is_none_or(|packets| packets.keys().all(|other| packet_no < *other));
+    let batch = track.packets.get(usize::try_from(packet_no).ok()?)?.1;
+    let is_lost = batch.is_none_or(|batch| chains.never_finds(env, (numbering.1, batch)));
+    let is_so =
+        later.iter().any(of_next) && created.all(|(id, _)| chains.never_finds(env, *id)) && is_before && is_lost;
+    is_so.then_some("beginning: no creation of the process can be read")
+}
+
+/// What makes a gap record true after what went wrong, if anything does.
+fn truth_of(env: &Env, life: &Life, gap: &Declared, packet: Accepted, chains: &Chains) -> Option<&'static str> {
+    let plan = &env.original;
     match (gap.reason, gap.packets.1) {
+        (AcceptedReason::Publisher, None) if life.crashed => Some("publisher: its process died"),
         // A start of the publisher that the log showed too late looks like another's end.
-        (AcceptedReason::Publisher, None) => life.crashed || plan.any(Fault::loses_entries),
-        (AcceptedReason::Publisher, Some(_)) => batch.is_none() && plan.has(Fault::BufferIsSmall),
-        (AcceptedReason::Log, _) => {
-            let was_lost = batch.is_some_and(|batch| env.log.lost.contains(&batch));
-            let is_late = plan.any(Fault::delays_batches);
-            let had_it = !life.crashed && life.stats.evicted == 0 && !was_unknown(plan);
-            // Whoever reads a log long after it was written, and perhaps not all of it, gives holes up before they are filled.
-            let began_late = env.began.is_none_or(|began| began > GAP_AFTER);
-            life.crashed || is_late || began_late || was_lost && !had_it
+        (AcceptedReason::Publisher, None) => {
+            plan.any(Fault::loses_entries).then_some("publisher: seemed to begin again")
         }
-        (AcceptedReason::Policy | AcceptedReason::Pause | AcceptedReason::Damaged, _) => false,
+        (AcceptedReason::Publisher, Some(_)) => {
+            (packet.batch.is_none() && plan.has(Fault::BufferIsSmall)).then_some("publisher: dropped by it")
+        }
+        // It never sent them, and said so too late.
+        (AcceptedReason::Log, _) if packet.batch.is_none() => {
+            let is_so = plan.has(Fault::BufferIsSmall) && !word_came(env, life, packet, chains);
+            is_so.then_some("log: dropped by the publisher, whose word came late or never")
+        }
+        (AcceptedReason::Log, _) => truth_of_log_gap(env, life, packet.batch?, chains),
+        (AcceptedReason::Policy | AcceptedReason::Pause | AcceptedReason::Damaged, _) => None,
     }
+}
+
+/// What makes it true that a batch did not come within `gap_after` of what follows it.
+fn truth_of_log_gap(env: &Env, life: &Life, batch: (u64, u64), chains: &Chains) -> Option<&'static str> {
+    let plan = &env.original;
+    let start = chains.began.map_or(0, |began| began.start_sequence);
+    if came_in_time(env, batch, noticed(env, life, batch), chains) {
+        return None;
+    }
+    let standing = env.log.standing(batch);
+    // Whoever reads a log long after it was written, and not all of it, gives holes up before they are filled.
+    let late = chains.began.filter(|began| began.at > FoldConfig::default().gap_after);
+    let late = late.filter(|_| plan.any(Fault::loses_acknowledged));
+    if late.is_some() && standing.iter().any(|copied| copied.sequence < start) {
+        return Some("log: stands before a late beginning");
+    }
+    let is_late = plan.any(Fault::delays_batches);
+    match env.log.lost(batch) {
+        _ if life.crashed => Some("log: not in time, its process died"),
+        Some(_) if life.stats.evicted > 0 => Some("log: lost, and evicted by the publisher"),
+        Some(_) if was_unknown(plan) => Some("log: lost, and perhaps let go before the recording was known"),
+        Some(_) if is_late => Some("log: lost, and replays may have been"),
+        Some(at) if late.is_some_and(|late| at < late.at) => Some("log: lost before a late beginning"),
+        Some(_) => None,
+        None if standing.is_empty() && life.stats.evicted == 0 => None,
+        None if standing.is_empty() => Some("log: never stored, evicted by the publisher"),
+        None => is_late.then_some("log: stored too late"),
+    }
+}
+
+/// Whether the publisher's word that it dropped a packet came in its order, before what it dropped was given up.
+fn word_came(env: &Env, life: &Life, packet: Accepted, chains: &Chains) -> bool {
+    life.events.iter().any(|((of, number), bytes)| {
+        let Ok(RoomEvent { kind: EventKind::PublisherGap(gap), .. }) = RoomEvent::decode(bytes.clone()) else {
+            return false;
+        };
+        let noticed = noticed(env, life, (packet.incarnation, gap.batches.1));
+        gap.incarnation.get() == packet.incarnation
+            && (gap.packets.0..=gap.packets.1).contains(&packet.packet_no)
+            && (0..=*number).all(|number| {
+                // An event that comes after it was given up is not taken any more.
+                let missed = env.log.first_of((*of, number + 1..));
+                came_in_time(env, (*of, number), noticed.into_iter().chain(missed).min(), chains)
+            })
+    })
+}
+
+/// Whether a batch or an event stands in the log where it is read, before what misses it is given up.
+fn came_in_time(env: &Env, id: (u64, u64), noticed: Option<LogTime>, chains: &Chains) -> bool {
+    let start = chains.began.map_or(0, |began| began.start_sequence);
+    let in_time = |newest: LogTime| noticed.is_none_or(|at| newest + GRID < at + FoldConfig::default().gap_after);
+    env.log.standing(id).iter().any(|copied| copied.sequence >= start && in_time(copied.newest))
+}
+
+/// When the log first told of a number behind this batch, or of the end of the numbers.
+fn noticed(env: &Env, life: &Life, (incarnation, number): (u64, u64)) -> Option<LogTime> {
+    let follows = env.log.first_of((incarnation, number + 1..));
+    let closes = |bytes: &Bytes| {
+        RoomEvent::decode(bytes.clone()).is_ok_and(|event| matches!(event.kind, EventKind::RoomClosed { .. }))
+    };
+    let closed = life.events.iter().filter(|(_, bytes)| closes(bytes));
+    let closed = closed.filter_map(|((of, number), _)| env.log.first_of((*of, *number..)));
+    closed.chain(follows).min()
 }
 
 /// Whether the publisher may not have heard for its grace that the room is under recording.
@@ -358,13 +348,18 @@ fn was_unknown(plan: &Plan) -> bool {
     plan.any(|fault| delays.contains(&fault))
 }
 
-fn check_events(env: &Env, life: &Life, recorded: &Recorded) -> Check {
+fn check_events(env: &Env, life: &Life, chains: &Chains, counts: &mut Counts) -> Check {
+    let is_elsewhere = |id: &(u64, u64), bytes: &Bytes| {
+        let has = |other: &Recorded| other.events.get(id) == Some(bytes) || other.lacks(*id);
+        env.original.any(Fault::loses_acknowledged) && chains.others.iter().any(has)
+    };
     for (id, bytes) in &life.events {
-        match recorded.events.get(id) {
+        match chains.main.events.get(id) {
             Some(stored) if stored != bytes => return fail("O4", format!("event {id:?} has other bytes")),
             Some(_) => {}
-            None if recorded.lacks(*id) || life.crashed => {}
-            None if is_unnoticed(env) => {}
+            None if chains.main.lacks(*id) => counts.excuse("event: named as missing"),
+            None if is_elsewhere(id, bytes) => counts.excuse("event: in another recording"),
+            None if life.crashed && chains.never_finds(env, *id) => counts.excuse("event: lost with its process"),
             None => return fail("O1", format!("event {id:?} is not recorded")),
         }
     }

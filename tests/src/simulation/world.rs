@@ -1,5 +1,6 @@
 //! The world of one run: virtual time, the models, the cast; a safety phase with faults, then a liveness phase without.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use roomreel_shared::time::RoomTime;
 use super::cast::coordinator::Replica;
 use super::cast::ingest::IngestNode;
 use super::cast::room::Died;
-use super::cast::sfu::{Sfu, room_clock};
+use super::cast::sfu::Sfu;
 use super::faults::{Fault, Plan};
 use super::ledger::Ledger;
 use super::models::bus::{BusModel, Message};
@@ -55,10 +56,19 @@ pub fn sfu() -> SfuId {
     SfuId::new("sfu").expect("valid")
 }
 
-/// The room's clock at a virtual time.
+/// The room's clock at a virtual time: hours away from the log's.
 #[must_use]
 pub fn room_time(now: Duration) -> RoomTime {
-    room_clock(now)
+    RoomTime::from_micros(1_600_000_000_000_000) + now
+}
+
+/// The beginning of a recording.
+#[derive(Debug, Clone, Copy)]
+pub struct Began {
+    /// When.
+    pub at: Duration,
+    /// Where its reading begins.
+    pub start_sequence: u64,
 }
 
 /// Everything but the cast.
@@ -85,8 +95,8 @@ pub struct Env {
     pub coordination: CoordinationModel,
     /// Core NATS.
     pub bus: BusModel,
-    /// When a recording was begun first.
-    pub began: Option<Duration>,
+    /// When each recording was begun first.
+    pub began: BTreeMap<RecordingId, Began>,
     /// Recordings in their final state.
     pub finished: Vec<Recording>,
     /// A window whose watermark was sent before it stood.
@@ -256,7 +266,7 @@ pub fn run(plan: &Plan, bug: Option<Bug>) -> Outcome {
         store: StoreModel::default(),
         coordination: CoordinationModel::default(),
         bus: BusModel::default(),
-        began: None,
+        began: BTreeMap::new(),
         finished: Vec::new(),
         premature: None,
         passed_over: None,

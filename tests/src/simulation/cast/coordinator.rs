@@ -17,7 +17,7 @@ use crate::simulation::faults::Fault;
 use crate::simulation::models::bus::Message;
 use crate::simulation::models::log::Delivery;
 use crate::simulation::planted::Bug;
-use crate::simulation::world::{self, Env};
+use crate::simulation::world::{self, Began, Env};
 
 const LEASE: Duration = Duration::from_secs(4);
 const ROUND: Duration = Duration::from_millis(500);
@@ -169,12 +169,14 @@ impl Reign {
             match action {
                 Action::Start(active) => {
                     let guard = revision(&active.recording.id)[0];
+                    let id = active.recording.id.clone();
+                    let began = Began { at: env.now, start_sequence: active.spec.start_sequence };
                     // The bucket's final state is looked at first: what has ended is not begun again.
                     if let Some(recording) = env.finished.iter().find(|done| done.id == active.recording.id) {
                         self.memory.on_finished(recording.clone());
                     } else if env.coordination.put_recording(env.now, self.fence, guard, *active) {
                         env.tell("a recording begins".to_owned());
-                        env.began.get_or_insert(env.now);
+                        env.began.entry(id).or_insert(began);
                         env.send(Message::RecordingState(true));
                     }
                 }

@@ -434,7 +434,7 @@ fn damage(env: &mut Env, mut entry: LogEntry) -> LogEntry {
         return entry;
     }
     if env.strikes(Fault::LogCorrupts) {
-        env.log.lost.insert((batch.incarnation.get(), batch.batch_no));
+        env.log.on_damaged(env.now, (batch.incarnation.get(), batch.batch_no), entry.sequence);
         let mut bytes = batch.packets[0].data.bytes().to_vec();
         let at = bytes.len() - 1;
         bytes[at] ^= 1;

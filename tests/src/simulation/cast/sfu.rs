@@ -11,7 +11,6 @@ use roomreel_shared::event::{Codec, CodecParameters, EventKind, Producer, RoomEv
 use roomreel_shared::id::{PeerId, TrackId};
 use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::rtp::PayloadType;
-use roomreel_shared::time::RoomTime;
 
 use crate::simulation::faults::Fault;
 use crate::simulation::ledger::Life;
@@ -279,10 +278,4 @@ fn packet(sequence: u16, unique: u64, length: usize) -> Bytes {
     bytes.extend(unique.to_be_bytes());
     bytes.resize(bytes.len() + length, 0xaa);
     bytes.into()
-}
-
-/// The room's clock: hours away from the log's.
-#[must_use]
-pub fn room_clock(now: Duration) -> RoomTime {
-    RoomTime::from_micros(1_600_000_000_000_000) + now
 }

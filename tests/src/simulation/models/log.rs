@@ -1,12 +1,13 @@
 //! JetStream as it was measured: replicas that disagree, acknowledged entries that go, retries that are swallowed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeFrom};
 use std::time::Duration;
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use roomreel_shared::batch::RtpBatch;
+use roomreel_shared::event::RoomEvent;
 use roomreel_shared::ports::{Appended, LogEntry, NewEntry};
 use roomreel_shared::time::LogTime;
 
@@ -23,6 +24,24 @@ struct Stored {
     payload: bytes::Bytes,
 }
 
+impl Stored {
+    /// Incarnation and number of the batch or event that it is.
+    fn id(&self) -> Option<(u64, u64)> {
+        let batch = RtpBatch::decode(self.payload.clone()).ok().map(|batch| (batch.incarnation.get(), batch.batch_no));
+        let event = || RoomEvent::decode(self.payload.clone()).ok();
+        batch.or_else(|| event().map(|event| (event.incarnation.get(), event.event_no)))
+    }
+}
+
+/// A copy of a batch or an event that every reader finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Its place.
+    pub sequence: u64,
+    /// Newest log time that any reader can have seen by then.
+    pub newest: LogTime,
+}
+
 /// One stream of two replicas, one of which leads.
 #[derive(Debug, Default)]
 pub struct LogModel {
@@ -36,10 +55,14 @@ pub struct LogModel {
     skew_us: i64,
     /// Up to here sequences may stand for other entries than they did: who has read so far reads on behind them.
     reused_until: u64,
-    /// Incarnation and number of batches that were acknowledged and that some reader may never see.
-    pub lost: BTreeSet<(u64, u64)>,
-    /// Where batches were stored first, by incarnation and number.
-    stored: BTreeMap<(u64, u64), u64>,
+    /// Incarnation and number of batches and events that were acknowledged and that some reader may never have seen there, with
+    /// the first time.
+    lost: BTreeMap<(u64, u64), Duration>,
+    /// The copies that stand, and have always stood where they do, of every batch and event.
+    standing: BTreeMap<(u64, u64), Vec<Copied>>,
+    /// Lowest log time under which each of them was ever stored.
+    first: BTreeMap<(u64, u64), LogTime>,
+    newest: LogTime,
     /// Entries acknowledged and then lost: what the broker itself would have cost.
     pub acknowledged_and_lost: u64,
 }
@@ -85,10 +108,10 @@ impl LogModel {
             let count = rng.random_range(1..=40).min(replica.len());
             self.reused_until = self.reused_until.max(replica.len() as u64);
             let lost = replica.split_off(replica.len() - count);
-            self.note_lost(&lost);
+            let end = self.replicas[self.leader].len() as u64;
+            self.note_lost(now, &lost, end + 1..);
             // Half of the time the broker still knows the ids, and swallows retries of what it no longer has.
             if !plan.has(Fault::LogSwallowsRetries) || rng.random_bool(0.5) {
-                let end = self.replicas[self.leader].len() as u64;
                 self.ids.retain(|_, sequence| *sequence <= end);
             }
             self.replicas[1 - self.leader] = self.replicas[self.leader].clone();
@@ -106,10 +129,11 @@ impl LogModel {
                     lost.push(replica.remove(at));
                 }
             }
-            self.note_lost(&lost);
+            let moved = (self.last_sequence() + 1).saturating_sub(80);
+            self.note_lost(now, &lost, moved..);
             // Readers go on by sequence, and these have moved: they may miss what is there.
             let tail: Vec<_> = replica[replica.len().saturating_sub(80)..].to_vec();
-            self.note_skipped(&tail);
+            self.note_skipped(now, &tail, moved..);
             // And what is appended from here on has sequences that they have read.
             self.reused_until = self.reused_until.max(self.last_sequence());
             self.replicas[follower] = replica;
@@ -136,8 +160,13 @@ impl LogModel {
             if plan.strikes(Fault::LogSwallowsRetries, rng) {
                 // The id is remembered of a message that was never stored (nats-server#6415).
                 self.ids.insert(entry.message_id.clone(), self.last_sequence());
-                if let Ok(batch) = RtpBatch::decode(entry.payload.clone()) {
-                    self.lost.insert((batch.incarnation.get(), batch.batch_no));
+                let swallowed = Stored {
+                    time: LogTime::default(),
+                    subject: entry.subject.as_str().to_owned(),
+                    payload: entry.payload.clone(),
+                };
+                if let Some(id) = swallowed.id() {
+                    self.lost.entry(id).or_insert(now);
                 }
             }
             return Answer::Failed;
@@ -155,14 +184,17 @@ impl LogModel {
     /// Stores without asking: what a hostile publisher puts there.
     pub fn store(&mut self, now: Duration, subject: String, payload: bytes::Bytes) {
         let time = LogTime::from_micros(LOG_EPOCH_US + self.skew_us).max(LogTime::default()) + now;
-        if let Ok(batch) = RtpBatch::decode(payload.clone()) {
-            let sequence = self.last_sequence() + 1;
-            self.stored.entry((batch.incarnation.get(), batch.batch_no)).or_insert(sequence);
-        }
+        self.newest = self.newest.max(time);
         let stored = Stored { time, subject, payload };
         self.replicas.iter_mut().for_each(|replica| replica.push(stored.clone()));
+        let Some(id) = stored.id() else { return };
+        let first = self.first.entry(id).or_insert(time);
+        *first = time.min(*first);
         if self.last_sequence() <= self.reused_until {
-            self.note_skipped(&[stored]);
+            self.note_skipped(now, &[stored], self.last_sequence()..);
+        } else {
+            let copied = Copied { sequence: self.last_sequence(), newest: self.newest };
+            self.standing.entry(id).or_default().push(copied);
         }
     }
 
@@ -175,7 +207,35 @@ impl LogModel {
     /// Whether a batch stands, and has always stood, among these sequences: who has read them has seen it.
     #[must_use]
     pub fn has_shown(&self, batch: (u64, u64), sequences: Range<u64>) -> bool {
-        !self.lost.contains(&batch) && self.stored.get(&batch).is_some_and(|at| sequences.contains(at))
+        !self.lost.contains_key(&batch)
+            && self.standing(batch).iter().any(|copied| sequences.contains(&copied.sequence))
+    }
+
+    /// The copies of a batch or an event that every reader finds.
+    #[must_use]
+    pub fn standing(&self, id: (u64, u64)) -> &[Copied] {
+        self.standing.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// When a batch or an event was lost first of which the publisher was told that it is stored, or was perhaps shown to nobody.
+    #[must_use]
+    pub fn lost(&self, id: (u64, u64)) -> Option<Duration> {
+        self.lost.get(&id).copied()
+    }
+
+    /// Lowest log time of anything with one of these numbers, whether or not it stands.
+    #[must_use]
+    pub fn first_of(&self, (incarnation, numbers): (u64, RangeFrom<u64>)) -> Option<LogTime> {
+        let ids = (incarnation, numbers.start)..=(incarnation, u64::MAX);
+        self.first.range(ids).map(|(_, time)| *time).min()
+    }
+
+    /// What a reader gets of this copy is damaged.
+    pub fn on_damaged(&mut self, now: Duration, id: (u64, u64), sequence: u64) {
+        self.lost.entry(id).or_insert(now);
+        if let Some(copies) = self.standing.get_mut(&id) {
+            copies.retain(|copied| copied.sequence != sequence);
+        }
     }
 
     /// The next entries for a reader of `generation` at `position`.
@@ -199,13 +259,18 @@ impl LogModel {
         Delivery::Entries(entries.collect())
     }
 
-    fn note_lost(&mut self, lost: &[Stored]) {
+    fn note_lost(&mut self, now: Duration, lost: &[Stored], places: RangeFrom<u64>) {
         self.acknowledged_and_lost += lost.len() as u64;
-        self.note_skipped(lost);
+        self.note_skipped(now, lost, places);
     }
 
-    fn note_skipped(&mut self, skipped: &[Stored]) {
-        let batches = skipped.iter().filter_map(|stored| RtpBatch::decode(stored.payload.clone()).ok());
-        self.lost.extend(batches.map(|batch| (batch.incarnation.get(), batch.batch_no)));
+    /// No copy of these counts any more that is among `places`.
+    fn note_skipped(&mut self, now: Duration, skipped: &[Stored], places: RangeFrom<u64>) {
+        for id in skipped.iter().filter_map(Stored::id) {
+            self.lost.entry(id).or_insert(now);
+            if let Some(copies) = self.standing.get_mut(&id) {
+                copies.retain(|copied| !places.contains(&copied.sequence));
+            }
+        }
     }
 }
