@@ -50,7 +50,7 @@ class Room:
         self.prefix = f"roomreel.v1.s{shard(tenant, room, shards)}.{token(tenant)}.{token(sfu)}.{token(room)}"
         self.events, self.begun, self.bytes = Series(f"{self.prefix}.event"), asyncio.Event(), 0
         self.series, self.beginnings, now = {"": self.events}, [], time.monotonic()
-        self.is_recorded, self.is_over, self.heard_at = False, False, now
+        self.recordings = {}  # when each was heard of last
         self.is_expected, self.opened_at, self.again_at, self.wait = True, now, now + GRACE_S, GRACE_S  # auto_record
         nats.handlers.append((f"roomreel.v1.back.{token(tenant)}.{token(sfu)}.*", self.on_back_channel))
 
@@ -138,14 +138,16 @@ class Room:
         said = Fields(data)
         if said.text(1) != self.id:
             return
-        self.heard_at = time.monotonic()
         for state in map(Fields, said[10]):
-            self.is_recorded = bool(state.integer(1))
-            self.is_expected &= not self.is_recorded
+            self.recordings.pop(state.text(2), None)
+            if state.integer(1):
+                self.recordings[state.text(2)] = time.monotonic()
         for watermark in map(Fields, said[11]):
             marks = [(mark.text(1), mark.integer(2), mark.integer(3)) for mark in map(Fields, watermark[3])]
             marks += [("", mark.integer(1), mark.integer(2)) for mark in map(Fields, watermark[4])]
             for track, incarnation, below in marks:
+                if self.recordings and below and incarnation == self.events.incarnation:
+                    self.is_expected = False  # this session's beginning is recorded
                 for message in self.held(track, incarnation, 0, below - 1):
                     self.forget(message)
         for asked in map(Fields, said[12]):
@@ -166,8 +168,8 @@ class Room:
             if series.gap and self.make_room(1024):
                 self.declare_gap(series, at_us)
         self.is_expected &= now - self.opened_at < GIVE_UP_S
-        self.is_recorded &= not self.is_over or now - self.heard_at < GIVE_UP_S
-        if self.is_recorded:  # a broker that lost the end of a numbering left no hole
+        self.recordings = {of: at for of, at in self.recordings.items() if now - at < GIVE_UP_S}
+        if self.recordings:  # a broker that lost the end of a numbering left no hole
             ends = [series.held[max(series.held)] for series in self.series.values() if series.held]
             media = [message for message in ends if message.series is not self.events]
             again = [m for m in media if m.is_due(now)] or ([] if any(m.is_busy for m in media) else ends)
@@ -177,7 +179,7 @@ class Room:
         elif not self.is_expected:
             for message in [m for series in self.series.values() for m in series.held.values() if m.is_due(now)]:
                 self.forget(message)
-        elif now >= self.again_at:  # the log may have lost the beginning before anybody read it
+        if self.is_expected and now >= self.again_at:  # the log may have lost the beginning before anybody read it
             self.wait *= 2
             self.again_at = now + self.wait
             for message in self.beginnings:
@@ -191,7 +193,6 @@ class Room:
         ends = [(5, pack((1, s.track), (2, fixed64(s.incarnation)), (3, s.next), (4, s.next_packet)))
                 for s in self.series.values() if s.track]
         self.event(ROOM_CLOSED, at_us(), (1, "ended"), more=ends)
-        self.is_over = True
 
 
 def now_us():

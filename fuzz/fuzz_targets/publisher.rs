@@ -13,7 +13,7 @@ use roomreel_fuzz::publisher::core::{Core, Limits, Send};
 use roomreel_fuzz::{Numbers, pieces};
 use roomreel_shared::batch::{PacketData, RtpBatch};
 use roomreel_shared::event::{EventKind, RoomEvent};
-use roomreel_shared::id::{RoomId, SfuId, TenantId, TrackId};
+use roomreel_shared::id::{RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::ports::Appended;
 use roomreel_shared::subject::{Address, Entry};
 use roomreel_shared::time::RoomTime;
@@ -73,6 +73,7 @@ fuzz_target!(|input: &[u8]| {
     let mut sent = Sent { batches: BTreeMap::new(), events: BTreeMap::new() };
     let mut events_bytes = 0;
     let mut is_lied_to = false;
+    let recording = |number: u8| RecordingId::new(format!("01r{number}")).expect("valid");
     let room = |number: u8| RoomId::new(["standup", "board"][usize::from(number % 2)]).expect("valid");
     let track = |number: u8| TrackId::new(["cam", "mic", "screen"][usize::from(number % 3)]).expect("valid");
     for piece in pieces(input) {
@@ -146,7 +147,7 @@ fuzz_target!(|input: &[u8]| {
                     numbers.number() as u32,
                 );
             }
-            11 => core.on_recording_state(now, &room, op & 16 == 0),
+            11 => core.on_recording_state(now, &room, &recording(numbers.byte()), op & 16 == 0),
             _ => {}
         }
         let stats = core.stats();

@@ -83,7 +83,7 @@ fn hear(shared: &Shared, config: &PublisherConfig, message: &BusMessage) -> Resu
     for heard in heard {
         // The lock is taken for each: media does not wait for a long list.
         shared.with(|core, now| match heard {
-            Heard::RecordingState { active } => core.on_recording_state(now, &room, active),
+            Heard::RecordingState { recording, active } => core.on_recording_state(now, &room, &recording, active),
             Heard::Watermark { track, incarnation, next } => {
                 core.on_watermark(&room, track.as_ref(), incarnation, next);
             }

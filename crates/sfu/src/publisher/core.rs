@@ -18,7 +18,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use roomreel_shared::batch::{self, Incarnation, MAX_BATCH_BYTES, Packet, PacketData, RtpBatch};
 use roomreel_shared::event::{EventKind, MAX_EVENT_BYTES, PublisherGap, RoomEvent, TrackEnd};
-use roomreel_shared::id::{RoomId, SfuId, TenantId, TrackId};
+use roomreel_shared::id::{RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::ports::{Appended, NewEntry};
 use roomreel_shared::subject::{Address, Entry, Shard, Subject, Writer};
 use roomreel_shared::time::RoomTime;
@@ -172,7 +172,8 @@ struct Room {
     tracks: BTreeMap<TrackId, Track>,
     /// Numberings of an earlier process or session, of which something is held.
     earlier: BTreeMap<Incarnation, Series>,
-    recorded: bool,
+    /// The recordings that are said to be going on in it, and when that was said last.
+    recordings: BTreeMap<RecordingId, Duration>,
     expected: Option<Expected>,
     /// What has not had its turn, in the order of acceptance.
     waiting: VecDeque<MessageKey>,
@@ -181,8 +182,6 @@ struct Room {
     /// Of these, the beginning or the end of a session: everything else waits for it.
     barrier: Option<MessageKey>,
     closed: bool,
-    /// When the cluster last said that it is recorded, or it was closed.
-    heard_at: Duration,
 }
 
 impl Room {
@@ -243,6 +242,10 @@ pub struct Core {
     now: Duration,
     /// When it is next looked for what has no watermark although it should.
     next_confirm: Duration,
+    /// When the broker has answered last.
+    answered_at: Duration,
+    /// From when on silence says something: before, the broker did not answer either.
+    silent_from: Duration,
     /// When it is next looked for gaps that fit and for what is over, and whether that was put off.
     next_sweep: Duration,
     sweep_is_due: bool,
@@ -274,6 +277,8 @@ impl Core {
             batches_made: 0,
             now: Duration::ZERO,
             next_confirm: UNCONFIRMED_AFTER,
+            answered_at: Duration::ZERO,
+            silent_from: Duration::ZERO,
             next_sweep: Duration::ZERO,
             sweep_is_due: false,
             spooling: Spooling::default(),
@@ -437,6 +442,7 @@ impl Core {
     /// The broker has stored a message.
     pub fn on_appended(&mut self, now: Duration, key: MessageKey, appended: Appended) {
         self.window -= 1;
+        self.answered_at = now;
         self.stats.stored += 1;
         self.stats.duplicates += u64::from(appended.duplicate);
         let Some(message) = self.messages.get_mut(&key) else {
@@ -524,7 +530,7 @@ impl Core {
             message.sending == Sending::Idle && message.stored && message.stored_at + UNCONFIRMED_AFTER <= now
         };
         tails.retain(is_due);
-        for room in self.rooms.values().filter(|room| room.recorded) {
+        for room in self.rooms.values().filter(|room| room.is_recorded()) {
             let newest = |series: &Series| series.held.last_key_value().map(|(_, key)| *key);
             let media = room.tracks.values().map(|track| &track.series).chain(room.earlier.values());
             let media: Vec<MessageKey> = media.filter_map(newest).collect();
@@ -594,6 +600,9 @@ impl Core {
             self.forget(key);
         }
         self.despool(incarnation, &run);
+        if track.is_none() && next > 0 {
+            self.on_begun(room, incarnation);
+        }
     }
 
     /// Somebody misses these numbers: sends those that are held again, under ids that carry `attempt`.
@@ -631,7 +640,7 @@ impl Core {
     /// It is flushed, and what recorded rooms hold is below their watermarks.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.is_flushed() && self.rooms.values().all(|room| !room.recorded || room.holds_nothing())
+        self.is_flushed() && self.rooms.values().all(|room| !room.is_recorded() || room.holds_nothing())
     }
 
     /// Whether a source that can wait should: a whole window waits behind the one in flight.
@@ -676,13 +685,12 @@ impl Core {
                 events,
                 tracks: BTreeMap::new(),
                 earlier: BTreeMap::new(),
-                recorded: false,
+                recordings: BTreeMap::new(),
                 expected: None,
                 waiting: VecDeque::new(),
                 outstanding: BTreeSet::new(),
                 barrier: None,
                 closed: false,
-                heard_at: self.now,
             };
             self.rooms.insert(id.clone(), room);
         }
@@ -833,7 +841,7 @@ impl Core {
         room.events.next += 1;
         match mark {
             Mark::Created => room.closed = false,
-            Mark::Closed => (room.closed, room.heard_at) = (true, self.now),
+            Mark::Closed => room.closed = true,
             Mark::Plain | Mark::Producer => {}
         }
         self.hold(message);

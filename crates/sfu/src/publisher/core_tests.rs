@@ -30,6 +30,10 @@ fn room() -> RoomId {
     RoomId::new("standup").expect("valid")
 }
 
+fn recording() -> RecordingId {
+    RecordingId::new("01r").expect("valid")
+}
+
 fn cam() -> TrackId {
     TrackId::new("cam").expect("valid")
 }
@@ -135,7 +139,7 @@ fn a_session_that_is_over_is_not_kept_for_ever_when_the_last_word_is_lost() {
         event(&mut core, joined());
         packet(&mut core, Duration::ZERO, 2000);
         event(&mut core, closed());
-        core.on_recording_state(Duration::ZERO, &room(), true);
+        core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
         let mut sends = Vec::new();
         let mut run = |core: &mut Core, seconds: std::ops::Range<u32>| {
             let before = core.stats().replays;
@@ -147,7 +151,7 @@ fn a_session_that_is_over_is_not_kept_for_ever_when_the_last_word_is_lost() {
                     sends.push(send.key);
                 }
                 if is_open_again {
-                    core.on_recording_state(now, &room(), true);
+                    core.on_recording_state(now, &room(), &recording(), true);
                 }
             }
             core.stats().replays - before
@@ -222,23 +226,105 @@ fn a_room_that_is_created_again_has_numbers_of_its_own_and_waits_for_the_end_of_
     assert_eq!(numbers, [(0, 0), (0, 0)]);
     assert_ne!(batches[0].incarnation, batches[1].incarnation);
     // What is asked for of the first session is still there, until a watermark covers it.
-    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
     core.on_replay_request(&room(), Some(&cam()), batches[0].incarnation.get(), 0..=9, 1);
     let replayed = sent(&mut core, Duration::ZERO);
     assert_eq!(replayed.iter().map(batch).collect::<Vec<_>>(), batches[..1]);
+}
+
+/// The log takes everything that is sent at a time; answers the message ids.
+fn flush(core: &mut Core, ms: u32) -> Vec<String> {
+    core.on_time(ms * MS);
+    let mut ids = Vec::new();
+    while let Some(send) = core.poll(ms * MS) {
+        stored(core, ms * MS, &send);
+        ids.push(send.entry.message_id);
+    }
+    ids
+}
+
+fn incarnation_of(message_id: &str) -> u64 {
+    u64::from_str_radix(&message_id[..16], 16).expect("hexadecimal")
+}
+
+#[test]
+fn what_is_said_of_an_earlier_sessions_recording_is_not_said_of_this_one() {
+    let mut core = core(limits());
+    event(&mut core, created_with(true));
+    flush(&mut core, 0);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
+    event(&mut core, closed());
+    flush(&mut core, 1_000);
+    core.on_time(1_500 * MS);
+    let again = |core: &mut Core, kind| {
+        core.accept_event(1_500 * MS, &room(), RoomTime::from_micros(2), kind).expect("there is room");
+    };
+    again(&mut core, created_with(true));
+    let begun = flush(&mut core, 1_500);
+    again(&mut core, joined());
+    packet(&mut core, 1_500 * MS, 2000);
+    assert_eq!((begun.len(), flush(&mut core, 1_500).len()), (1, 2));
+    // The first one is ending; its end is committed, and then it is over.
+    core.on_recording_state(2_000 * MS, &room(), &recording(), true);
+    core.on_recording_state(2_500 * MS, &room(), &recording(), false);
+    let sent_again: Vec<String> = (1..=16).flat_map(|half| flush(&mut core, 2_500 * half)).collect();
+    let beginning = |id: &&String| id.starts_with(&begun[0]);
+    assert_eq!(sent_again.iter().filter(beginning).count(), 2, "its creation, after 10 and 30 s: {sent_again:?}");
+    assert!(core.stats().held_messages >= 3, "40 s later all of it is there: {:?}", core.stats());
+    // Its own recording says nothing else but that it is there, until it has the beginning.
+    let own = RecordingId::new("02r").expect("valid");
+    core.on_recording_state(41_000 * MS, &room(), &own, true);
+    core.on_watermark(&room(), None, incarnation_of(&begun[0]), 2);
+    core.on_recording_state(42_000 * MS, &room(), &own, false);
+    flush(&mut core, 60_000);
+    assert_eq!(core.stats().held_messages, 0, "it has ended");
+}
+
+#[test]
+fn a_recording_that_nobody_speaks_of_any_more_lapses_but_not_while_the_broker_is_away() {
+    for is_away in [false, true] {
+        let mut core = core(Limits { buffer_bytes: 4_000_000, ..limits() });
+        event(&mut core, joined());
+        flush(&mut core, 0);
+        // A node that slept through the recording's end says once that it goes on.
+        core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
+        let mut unanswered = Vec::new();
+        for second in 1..700 {
+            packet(&mut core, 1_000 * MS * second, 2000);
+            if is_away && second > 60 {
+                core.on_time(1_000 * MS * second);
+                unanswered.extend(sent(&mut core, 1_000 * MS * second));
+            } else {
+                flush(&mut core, 1_000 * second);
+            }
+            assert!(second > 600 || core.stats().held_messages > u64::from(second));
+        }
+        let held = core.stats().held_messages;
+        if is_away {
+            assert_eq!((held, unanswered.len()), (700, 4), "the log may have lost what it had acknowledged");
+        } else {
+            assert!(held <= 11, "{held} messages are kept for the grace");
+        }
+    }
+}
+
+#[test]
+fn recordings_of_a_room_are_bounded() {
+    let mut core = core(limits());
+    event(&mut core, joined());
+    for number in 0..1000_u32 {
+        let id = RecordingId::new(format!("r{number}")).expect("valid");
+        core.on_recording_state(MS * number, &room(), &id, true);
+    }
+    let known = &core.rooms[&room()].recordings;
+    assert!(known.len() == 16 && known.values().all(|heard_at| *heard_at >= MS * 984), "{known:?}");
 }
 
 #[test]
 fn a_room_whose_policy_has_it_recorded_is_kept_and_its_beginning_sent_again_until_somebody_says_that_it_is() {
     let mut core = core(limits());
     event(&mut core, created_with(true));
-    let flush = |core: &mut Core, ms: u32| -> Vec<String> {
-        core.on_time(ms * MS);
-        let sends = sent(core, ms * MS);
-        sends.iter().for_each(|send| stored(core, ms * MS, send));
-        sends.into_iter().map(|send| send.entry.message_id).collect()
-    };
-    flush(&mut core, 0);
+    let begun = flush(&mut core, 0);
     packet(&mut core, Duration::ZERO, 2000);
     event(&mut core, joined());
     flush(&mut core, 0);
@@ -247,9 +333,10 @@ fn a_room_whose_policy_has_it_recorded_is_kept_and_its_beginning_sent_again_unti
     let suffixes: Vec<Vec<&str>> = again.iter().map(|ids| ids.iter().map(|id| &id[id.len() - 4..]).collect()).collect();
     assert_eq!(suffixes, [vec![], vec!["0:r1"], vec![], vec![], vec!["0:r2"]], "its creation alone, ever more rarely");
     assert_eq!(core.stats().held_messages, 3, "longer than the grace");
-    core.on_recording_state(40_000 * MS, &room(), true);
+    core.on_recording_state(40_000 * MS, &room(), &recording(), true);
     assert!(flush(&mut core, 42_500).iter().all(|id| !id.ends_with(":0:r3")), "now the ends are what is sent again");
-    core.on_recording_state(43_000 * MS, &room(), false);
+    core.on_watermark(&room(), None, incarnation_of(&begun[0]), 1);
+    core.on_recording_state(43_000 * MS, &room(), &recording(), false);
     flush(&mut core, 53_000);
     assert_eq!(core.stats().held_messages, 0);
 
@@ -275,7 +362,7 @@ fn an_end_without_a_watermark_is_sent_again_and_the_rooms_end_last() {
     packet(&mut core, Duration::ZERO, 2000);
     packet(&mut core, Duration::ZERO, 2000);
     event(&mut core, closed());
-    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
     for _ in 0..2 {
         sent(&mut core, Duration::ZERO).iter().for_each(|send| stored(&mut core, Duration::ZERO, send));
     }
@@ -317,7 +404,7 @@ fn a_recorded_room_keeps_what_no_watermark_covers_and_replays_it_under_new_ids()
     let mut core = core(limits());
     packet(&mut core, Duration::ZERO, 2000);
     packet(&mut core, Duration::ZERO, 2000);
-    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
     let sends = sent(&mut core, Duration::ZERO);
     sends.iter().for_each(|send| stored(&mut core, MS, send));
     core.on_time(9_000 * MS);
@@ -344,7 +431,7 @@ fn a_recorded_room_keeps_what_no_watermark_covers_and_replays_it_under_new_ids()
 #[test]
 fn a_watermark_above_what_was_given_up_lets_go_of_nothing_that_is_still_being_sent() {
     let mut core = core(limits());
-    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
     (0..3).for_each(|_| packet(&mut core, Duration::ZERO, 2000));
     event(&mut core, joined());
     let sends = sent(&mut core, Duration::ZERO);
@@ -380,12 +467,12 @@ fn a_room_that_is_not_recorded_is_kept_for_the_grace_only() {
     core.on_time(10_001 * MS);
     assert_eq!(core.stats().held_messages, 0);
     // A recording that ends gives the grace anew.
-    core.on_recording_state(20_000 * MS, &room(), true);
+    core.on_recording_state(20_000 * MS, &room(), &recording(), true);
     packet(&mut core, 20_000 * MS, 2000);
     let sends = sent(&mut core, 20_000 * MS);
     stored(&mut core, 20_000 * MS, &sends[0]);
     core.on_time(25_000 * MS);
-    core.on_recording_state(25_000 * MS, &room(), false);
+    core.on_recording_state(25_000 * MS, &room(), &recording(), false);
     core.on_time(34_999 * MS);
     assert_eq!(core.stats().held_messages, 1);
     core.on_time(35_000 * MS);
@@ -395,7 +482,7 @@ fn a_room_that_is_not_recorded_is_kept_for_the_grace_only() {
 #[test]
 fn when_full_what_is_acknowledged_goes_first_then_the_newest_batch_with_a_gap() {
     let mut core = core(Limits { buffer_bytes: 11_500, ..limits() });
-    core.on_recording_state(Duration::ZERO, &room(), true);
+    core.on_recording_state(Duration::ZERO, &room(), &recording(), true);
     (0..3).for_each(|_| packet(&mut core, Duration::ZERO, 2000));
     let sends = sent(&mut core, Duration::ZERO);
     stored(&mut core, MS, &sends[0]);
@@ -516,7 +603,7 @@ proptest! {
                         core.on_failed(now, send.key);
                     }
                 }
-                Some(Action::Recording(active)) => core.on_recording_state(now, &room(), active),
+                Some(Action::Recording(active)) => core.on_recording_state(now, &room(), &recording(), active),
                 Some(Action::Watermark { track: number, next }) => {
                     // It may cover what the log does not have: a hole that was given up.
                     let incarnation = incarnations.get(&number).copied().unwrap_or(1);
@@ -552,7 +639,7 @@ proptest! {
         }
         core.close_batches();
         // No longer recorded: ends without a watermark are not sent again and again.
-        core.on_recording_state(now, &room(), false);
+        core.on_recording_state(now, &room(), &recording(), false);
         for _ in 0..2000 {
             if core.is_flushed() && in_flight.is_empty() {
                 break;

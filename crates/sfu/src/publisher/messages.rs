@@ -19,9 +19,11 @@ const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// What the cluster says about a room. `track` is `None` for the room's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// Whether the room is under recording.
+    /// Whether a recording of the room goes on.
     RecordingState {
-        /// It is.
+        /// Which.
+        recording: RecordingId,
+        /// It does.
         active: bool,
     },
     /// What of one numbering is in committed windows.
@@ -67,7 +69,10 @@ pub fn parse_back_channel(
     let track = |id: String| TrackId::new(id).map_err(|_| "a track id cannot be spelled");
     use wire::back_channel::Message as M;
     let heard = match wire.message.ok_or("it is empty")? {
-        M::RecordingState(state) => vec![Heard::RecordingState { active: state.active }],
+        M::RecordingState(state) => {
+            let recording = RecordingId::new(state.recording_id).map_err(|_| "its recording id cannot be spelled")?;
+            vec![Heard::RecordingState { recording, active: state.active }]
+        }
         M::Watermark(watermark) => {
             let tracks = watermark.tracks.into_iter().map(|mark| {
                 let track = Some(track(mark.track_id)?);

@@ -172,12 +172,12 @@ impl Reign {
                     let id = active.recording.id.clone();
                     let began = Began { at: env.now, start_sequence: active.spec.start_sequence };
                     // The bucket's final state is looked at first: what has ended is not begun again.
-                    if let Some(recording) = env.finished.iter().find(|done| done.id == active.recording.id) {
+                    if let Some(recording) = env.finished.iter().find(|done| done.id == id) {
                         self.memory.on_finished(recording.clone());
                     } else if env.coordination.put_recording(env.now, self.fence, guard, *active) {
                         env.tell("a recording begins".to_owned());
-                        env.began.entry(id).or_insert(began);
-                        env.send(Message::RecordingState(true));
+                        env.began.entry(id.clone()).or_insert(began);
+                        env.send(Message::RecordingState(id, true));
                     }
                 }
                 // What the log knows is in this coordination store, which loses nothing, or it has ended.
@@ -215,7 +215,7 @@ impl Reign {
         let guard = revision(&recording.id)[0];
         if env.coordination.finish(env.now, self.fence, guard, &recording.id) {
             env.tell(format!("the recording is {:?}: {}", recording.state, recording.reason));
-            env.send(Message::RecordingState(false));
+            env.send(Message::RecordingState(recording.id.clone(), false));
             self.memory.on_finished(recording.clone());
             env.finished.push(recording);
         }

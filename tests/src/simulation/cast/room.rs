@@ -362,7 +362,7 @@ impl Room {
         if let Some((header, _)) = &self.committed {
             tell_watermarks(env, header);
         }
-        env.send(Message::RecordingState(!self.finished));
+        env.send(Message::RecordingState(self.spec.recording.clone(), !self.finished));
         let (log_time, sfu_log_time) = match &self.state {
             State::Folding(folding) => folding.fold.room().log_times(),
             _ => Default::default(),

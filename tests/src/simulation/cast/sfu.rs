@@ -215,7 +215,7 @@ impl Sfu {
 fn hear(core: &mut Core, local: Duration, message: Message) {
     let room = world::room();
     match message {
-        Message::RecordingState(active) => core.on_recording_state(local, &room, active),
+        Message::RecordingState(recording, active) => core.on_recording_state(local, &room, &recording, active),
         Message::Watermark(watermark) => {
             for mark in watermark.tracks {
                 let track = TrackId::new(mark.track_id).expect("ours");

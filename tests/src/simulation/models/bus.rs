@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use roomreel_ingest::room::ReplayRequest;
+use roomreel_shared::id::RecordingId;
 use roomreel_shared::wire;
 
 use crate::simulation::faults::{Fault, Plan};
@@ -12,8 +13,8 @@ use crate::simulation::faults::{Fault, Plan};
 /// What a publisher hears.
 #[derive(Debug, Clone)]
 pub enum Message {
-    /// Whether the room is under recording.
-    RecordingState(bool),
+    /// Whether a recording goes on.
+    RecordingState(RecordingId, bool),
     /// What it may forget.
     Watermark(wire::Watermark),
     /// What to publish again.

@@ -4,16 +4,18 @@
 use std::time::Duration;
 
 use roomreel_shared::event::EventKind;
-use roomreel_shared::id::RoomId;
+use roomreel_shared::id::{RecordingId, RoomId};
 use roomreel_shared::subject::Entry;
 
 use super::{Core, MessageKey, Room, Sending, Series, UNCONFIRMED_AFTER};
 
-/// How long a room is kept whose policy has it recorded and of which nobody says that it is, and a session that is over of
-/// which nobody says anything.
+/// How long a room is kept whose policy has it recorded and of which nobody says that it is, and a recording and a session
+/// that is over of which nobody says anything any more. Of a recording that goes on something is said every 2 s.
 const EXPECTED_FOR: Duration = Duration::from_secs(600);
 /// Longest wait before its beginning is sent again.
 const MAX_WAIT: Duration = Duration::from_secs(160);
+/// Recordings of a room that are known at a time: one goes on, and those before it are ending.
+const MAX_RECORDINGS: usize = 16;
 
 /// What a message is to its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Mark {
     }
 }
 
-/// A room whose policy has it recorded, and of which nobody has said yet that it is.
+/// A room whose policy has it recorded, and of whose session nobody has recorded the beginning yet, as far as is known here.
 #[derive(Debug)]
 pub(super) struct Expected {
     until: Duration,
@@ -59,9 +61,14 @@ pub(super) fn expects(kind: &EventKind) -> Option<bool> {
 }
 
 impl Room {
+    /// Somebody says that it is recorded.
+    pub(super) fn is_recorded(&self) -> bool {
+        !self.recordings.is_empty()
+    }
+
     /// What the broker has acknowledged of it is kept for a watermark.
     pub(super) fn is_kept(&self) -> bool {
-        self.recorded || self.expected.is_some()
+        self.is_recorded() || self.expected.is_some()
     }
 }
 
@@ -79,28 +86,46 @@ impl Core {
         self.begin_grace(now, room_id, was_kept);
     }
 
-    /// The cluster said whether the room is under recording.
-    pub fn on_recording_state(&mut self, now: Duration, room_id: &RoomId, active: bool) {
+    /// The cluster said whether a recording of the room goes on. It may be one of an earlier session, which says nothing of
+    /// whether this one is recorded: see [`Self::on_begun`].
+    pub fn on_recording_state(&mut self, now: Duration, room_id: &RoomId, recording: &RecordingId, active: bool) {
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         let was_kept = room.is_kept();
-        room.recorded = active;
-        room.heard_at = now;
         if active {
-            room.expected = None;
+            let unheard = room.recordings.iter().min_by_key(|(_, heard_at)| **heard_at).map(|(id, _)| id.clone());
+            room.recordings.insert(recording.clone(), now);
+            if room.recordings.len() > MAX_RECORDINGS {
+                unheard.map(|id| room.recordings.remove(&id));
+            }
+        } else {
+            room.recordings.remove(recording);
         }
         self.begin_grace(now, room_id, was_kept);
     }
 
-    /// The last word of a recording may be lost: what belongs to a session that is over is kept only as long as the cluster
-    /// speaks of it.
+    /// The first event of a numbering is in a window: if it is this session's, the session is being recorded.
+    pub(super) fn on_begun(&mut self, room_id: &RoomId, incarnation: u64) {
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        // The word that it is recorded may be on its way; until it comes, the session is still kept as an expected one.
+        if room.events.incarnation.get() == incarnation && room.is_recorded() {
+            room.expected = None;
+        }
+    }
+
+    /// The last word of a recording may be lost, and the first may come from a node that slept through its end: what belongs
+    /// to it is kept only as long as the cluster speaks of it. While the broker does not answer, nobody can speak.
     pub(super) fn give_up_unheard(&mut self, now: Duration) {
-        let is_unheard = |heard_at: Duration| heard_at + EXPECTED_FOR <= now;
+        if self.window > 0 && self.answered_at + UNCONFIRMED_AFTER <= now {
+            self.silent_from = now;
+        }
+        let silent_from = self.silent_from;
+        let is_unheard = |heard_at: Duration| heard_at.max(silent_from) + EXPECTED_FOR <= now;
         let mut over = Vec::new();
         let mut earlier = Vec::new();
         for (id, room) in &mut self.rooms {
-            let newest = room.series().map(|series| series.heard_at).max().unwrap_or_default();
-            if room.closed && room.recorded && is_unheard(room.heard_at.max(newest)) {
-                room.recorded = false;
+            let was_kept = room.is_kept();
+            room.recordings.retain(|_, heard_at| !is_unheard(*heard_at));
+            if was_kept && !room.is_kept() {
                 over.push(id.clone());
             } else if !room.closed {
                 let unheard = room.earlier.values().filter(|series| is_unheard(series.heard_at));
@@ -126,7 +151,7 @@ impl Core {
     /// Beginnings that are to be sent again, of rooms that are expected to be recorded; gives up those that waited too long.
     pub(super) fn unheard_beginnings(&mut self, now: Duration) -> Vec<MessageKey> {
         let (mut beginnings, mut given_up) = (Vec::new(), Vec::new());
-        for (id, room) in self.rooms.iter_mut().filter(|(_, room)| !room.recorded) {
+        for (id, room) in &mut self.rooms {
             let Some(expected) = &mut room.expected else { continue };
             if expected.until <= now {
                 room.expected = None;

@@ -8,7 +8,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use roomreel_shared::batch::{PacketData, RtpBatch};
 use roomreel_shared::event::RoomEvent;
-use roomreel_shared::id::{RoomId, SfuId, TenantId, TrackId};
+use roomreel_shared::id::{RecordingId, RoomId, SfuId, TenantId, TrackId};
 use roomreel_shared::ports::Appended;
 
 use super::super::{Limits, Send};
@@ -27,6 +27,10 @@ struct Process {
 
 fn room() -> RoomId {
     RoomId::new("standup").expect("valid")
+}
+
+fn recording() -> RecordingId {
+    RecordingId::new("01r").expect("valid")
 }
 
 impl Process {
@@ -147,7 +151,7 @@ fn a_process_that_begins_anew_publishes_what_is_not_durable_under_its_old_number
         process.core.accept_event(process.now, &room(), RoomTime::default(), created()).expect("taken");
         process.packets("cam", 300);
         process.drain(&mut log);
-        process.core.on_recording_state(process.now, &room(), true);
+        process.core.on_recording_state(process.now, &room(), &recording(), true);
         let incarnation = batches(&log)[0].incarnation.get();
         process.core.on_watermark(&room(), Some(&TrackId::new("cam").expect("valid")), incarnation, 40);
         process.packets("cam", 300);
@@ -172,7 +176,7 @@ fn a_process_that_begins_anew_publishes_what_is_not_durable_under_its_old_number
     assert_eq!(first.entry.message_id, roomreel_shared::batch::message_id(batches(&again)[0].incarnation, 40));
     // A replay of an old number is answered from the disk, and a watermark lets it go.
     let cam = TrackId::new("cam").expect("valid");
-    process.core.on_recording_state(process.now, &room(), true);
+    process.core.on_recording_state(process.now, &room(), &recording(), true);
     process.core.on_replay_request(&room(), Some(&cam), incarnation, 100..=101, 3);
     let mut replayed = Vec::new();
     process.drain(&mut replayed);
