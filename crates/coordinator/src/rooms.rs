@@ -131,6 +131,8 @@ pub struct Room {
     written: VecDeque<EventRef>,
     /// The same of earlier sessions: what comes again of them is not of this one.
     over: VecDeque<EventRef>,
+    /// The newest start of each SFU, by its incarnation.
+    starts: BTreeMap<SfuId, u64>,
 }
 
 impl Room {
@@ -138,6 +140,7 @@ impl Room {
         Self {
             written: VecDeque::new(),
             over: VecDeque::new(),
+            starts: BTreeMap::new(),
             last_sfu_log_time: session.log_time,
             newest: session.log_time,
             session,
@@ -477,7 +480,13 @@ impl Rooms {
         if room.sfus.len() >= MAX_SFUS && !room.sfus.contains(sfu) {
             return Err(Refused::TooMany { what: "SFUs in the room" });
         }
+        if closes && room.is_of_the_past(sfu, &event, written) {
+            return Ok(());
+        }
         room.sfus.insert(sfu.clone());
+        if !room.knows_start(written) || !room.starts.contains_key(sfu) {
+            room.starts.insert(sfu.clone(), written.incarnation);
+        }
         note(&mut room.written, written);
         room.last_sfu_log_time = room.last_sfu_log_time.max(entry.time);
         room.newest = room.newest.max(entry.time);
@@ -529,6 +538,17 @@ impl Room {
             return stopped.is_some_and(|id| self.recordings.remove(&id).is_some());
         }
         true
+    }
+
+    fn knows_start(&self, written: EventRef) -> bool {
+        self.written.iter().chain(&self.over).any(|known| known.incarnation == written.incarnation)
+    }
+
+    /// Whether a RoomClosed is of before the SFU began in the room again, or before the session: the log lost it and has it again,
+    /// or it lay in the publisher's spool. It ends nothing; folds decide alike.
+    fn is_of_the_past(&self, sfu: &SfuId, event: &RoomEvent, written: EventRef) -> bool {
+        let is_outlived = self.starts.get(sfu).is_some_and(|newest| *newest != written.incarnation);
+        if self.knows_start(written) { is_outlived } else { event.time < self.session.time }
     }
 
     /// Whether the session is known by later events of this start of an SFU alone.
@@ -867,7 +887,7 @@ mod tests {
         log.ok(room_created(None));
         (log.incarnation, log.event_no) = (10, 0);
         log.write("sfu2", "standup", room_created(None)).expect("well formed");
-        log.ok(room_closed());
+        log.write("sfu2", "standup", room_closed()).expect("well formed");
         log.event_no = 0;
         log.write("sfu2", "standup", room_created(None)).expect("well formed");
         assert!(log.room().closed.is_some() && log.room().session.opened.incarnation == 9);
@@ -901,6 +921,26 @@ mod tests {
         assert!(room.session.whole && room.had_producer && room.policy.auto_record && room.closed.is_some());
         assert_eq!((room.session.opened, room.session.sequence), (EventRef { incarnation: 9, event_no: 0 }, 1));
         assert!(room.session.log_time <= LogTime::default(), "no later than the event that was seen first");
+    }
+
+    #[test]
+    fn an_end_of_before_the_sfu_created_the_room_again_closes_nothing() {
+        for silence in [2, 100] {
+            let mut log = Log::new();
+            log.ok(room_created(None));
+            log.ok(producer_created());
+            // Its end is lost, and the SFU creates the room again: in the same session, or after a while in another.
+            log.seconds += silence;
+            (log.incarnation, log.event_no) = (10, 0);
+            log.ok(room_created(None));
+            log.ok(producer_created());
+            (log.incarnation, log.event_no) = (9, 2);
+            log.ok(room_closed());
+            assert!(log.room().closed.is_none(), "{silence}");
+            (log.incarnation, log.event_no) = (10, 2);
+            log.ok(room_closed());
+            assert!(log.room().closed.is_some(), "{silence}");
+        }
     }
 
     #[test]

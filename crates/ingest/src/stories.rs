@@ -787,6 +787,36 @@ fn a_start_whose_first_event_is_lost_ends_the_one_before() {
 }
 
 #[test]
+fn an_end_of_before_the_sfu_created_the_room_again_ends_tracks_alone() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..20, 100);
+    let mut ending = Log::with_camera();
+    ending.closing(closed(), &[("cam", 7, 22)], 2200);
+    let mut started = Log::default();
+    started.sfu(created(), 4000);
+    started.sfu(producer("cam", TrackKind::Video), 4010);
+    started.batches("cam", 9, 0..80, 4100);
+    restart(&mut log, started);
+    // The log lost the end of the first start, whose publisher sends it again.
+    let late = ending.entries.pop().expect("written");
+    let mut rest = Log::default();
+    rest.event_no(&Writer::Sfu(sfu()));
+    rest.event_no(&Writer::Sfu(sfu()));
+    rest.batches("cam", 9, 80..200, 12_200);
+    rest.sfu(closed(), 25_000);
+    log.entries.push(LogEntry { time: log_time(12_150), ..late });
+    restart(&mut log, rest);
+    (1..).zip(&mut log.entries).for_each(|(sequence, entry)| entry.sequence = sequence);
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished());
+    let of = |publisher: u64| folded.batches().iter().filter(|batch| batch.1 == publisher).count();
+    assert_eq!((of(7), of(9)), (20, 200));
+    let gaps: Vec<_> = folded.gaps().into_iter().filter(|gap| gap.1 == AcceptedReason::Log).collect();
+    assert_eq!(gaps, [("cam".to_owned(), AcceptedReason::Log, (20, 21))], "where the first numbering ended is known");
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..12).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn a_creation_that_comes_while_the_end_is_waited_for_ends_it_and_is_stored() {
     for followed in [false, true] {
         let mut log = Log::with_camera();

@@ -1,6 +1,7 @@
 //! What events do to the recording: begin it, end it, pause it, change what is stored.
 
 use bytes::Bytes;
+use roomreel_shared::batch::Incarnation;
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::{RecordingId, SfuId};
 use roomreel_shared::subject::Writer;
@@ -63,7 +64,8 @@ impl RoomFold {
                 return;
             }
         }
-        let end = self.end_of_room(event, time);
+        let is_outlived = self.is_outlived(writer, event.incarnation);
+        let end = self.end_of_room(event, time).filter(|_| !is_outlived);
         self.clock.observe(event.time, time);
         if let Some(key) = roster::track_of(writer, &event.kind)
             && self.open_track(&key, outputs).is_err()
@@ -82,7 +84,9 @@ impl RoomFold {
                 let tracks = self.roster.tracks.keys().filter(|key| key.sfu == *sfu);
                 outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Closed)));
             }
-            self.prelude.on_event(writer, time, &event.kind, &message);
+            if end.is_some() || !matches!(event.kind, EventKind::RoomClosed { .. }) {
+                self.prelude.on_event(writer, time, &event.kind, &message);
+            }
         } else {
             self.stored.push((writer.clone(), time, message));
             if let Some(end) = end {
@@ -139,6 +143,14 @@ impl RoomFold {
         self.start = time;
         self.stored = self.prelude.take();
         self.update_admissions(outputs);
+    }
+
+    /// Whether the SFU began in the room again after it did so under these numbers. A RoomClosed among them is of before that:
+    /// the log lost it and has it again, or it lay in the publisher's spool. It ends tracks, and not the room.
+    fn is_outlived(&self, writer: &Writer, incarnation: Incarnation) -> bool {
+        let began = |stream: &EventStream| self.began.get(stream).filter(|at| at.as_micros() != 0);
+        let at = began(&(writer.clone(), incarnation));
+        at.is_some() && self.began.keys().any(|other| other.0 == *writer && began(other) > at)
     }
 
     fn end_of_room(&self, event: &RoomEvent, time: LogTime) -> Option<Final> {
