@@ -321,6 +321,9 @@ impl Leader {
                 }
             }
             Err(error) => {
+                if let (Action::Finish { recording, .. }, Error::Store(_) | Error::Silent { .. }) = (action, &error) {
+                    self.memory.on_bucket_away(&recording.id);
+                }
                 self.failed(action.name(), &error);
                 return false;
             }

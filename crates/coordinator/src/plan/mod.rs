@@ -134,6 +134,12 @@ impl Memory {
         self.finished.insert(recording.id.clone(), recording);
     }
 
+    /// Notes that the bucket did not take a recording's final state. Its owner had to wait for the bucket as well: it is waited for
+    /// from now on, and not given up in the moment in which the bucket is back.
+    pub fn on_bucket_away(&mut self, recording: &RecordingId) {
+        self.waits.remove(recording);
+    }
+
     /// Notes that the bucket does not know a recording that the log knows: it is not sought again.
     pub fn on_unknown(&mut self, recording: RecordingId) {
         if self.unknown.len() >= MAX_REMEMBERED {

@@ -424,6 +424,29 @@ fn a_requested_recording_is_of_its_session_wherever_the_log_holds_that() {
 }
 
 #[test]
+fn the_time_in_which_the_bucket_is_away_is_not_held_against_an_ended_recording() {
+    let mut cluster = recording_cluster();
+    cluster.close("standup");
+    cluster.settle();
+    let id = cluster.the_recording().recording.id.clone();
+    let is_given_up =
+        |cluster: &mut Cluster| cluster.plan().iter().any(|action| matches!(action, Action::Finish { .. }));
+    for _ in 0..3 {
+        cluster.seconds += 599;
+        assert!(!is_given_up(&mut cluster), "at {}", cluster.seconds);
+        cluster.seconds += 1;
+        assert!(is_given_up(&mut cluster), "at {}", cluster.seconds);
+        cluster.memory.on_bucket_away(&id);
+        assert!(!is_given_up(&mut cluster), "at {}", cluster.seconds);
+    }
+    // It is back: the owner commits what it could not.
+    cluster.fold(4, |progress| progress.finished = true);
+    cluster.render(|progress| progress.finished = true);
+    cluster.settle();
+    assert_eq!(cluster.finished[0].state, State::Complete);
+}
+
+#[test]
 fn recordings_stop_for_their_reasons() {
     type Cause = fn(&mut Cluster);
     let cases: [(Cause, StopReason, State); 5] = [
