@@ -62,6 +62,8 @@ pub struct LogModel {
     standing: BTreeMap<(u64, u64), Vec<Copied>>,
     /// Lowest log time under which each of them was ever stored.
     first: BTreeMap<(u64, u64), LogTime>,
+    /// Log time of the last entry, and the newest that a reader can have come to.
+    clock: LogTime,
     newest: LogTime,
     /// Entries acknowledged and then lost: what the broker itself would have cost.
     pub acknowledged_and_lost: u64,
@@ -184,7 +186,9 @@ impl LogModel {
     /// Stores without asking: what a hostile publisher puts there.
     pub fn store(&mut self, now: Duration, subject: String, payload: bytes::Bytes) {
         let time = LogTime::from_micros(LOG_EPOCH_US + self.skew_us).max(LogTime::default()) + now;
-        self.newest = self.newest.max(time);
+        // Whoever goes on where the clock is set back is ahead of it by all its steps, at most.
+        self.newest = self.newest.offset_micros(time.micros_since(self.clock).max(0));
+        self.clock = time;
         let stored = Stored { time, subject, payload };
         self.replicas.iter_mut().for_each(|replica| replica.push(stored.clone()));
         let Some(id) = stored.id() else { return };
