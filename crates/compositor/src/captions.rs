@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use roomreel_shared::event::EventKind;
 use roomreel_shared::id::PeerId;
+use roomreel_shared::late::LateJob;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::Window;
 
@@ -17,6 +18,7 @@ const CUE_BYTES: usize = 64;
 /// A cue is shown for at least this long, microseconds.
 const MIN_DURATION_US: i64 = 500_000;
 
+#[derive(Clone)]
 struct Cue {
     start_us: i64,
     end_us: i64,
@@ -25,7 +27,7 @@ struct Cue {
 }
 
 /// The cues of a recording.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Captions {
     start: Option<RoomTime>,
     names: BTreeMap<PeerId, String>,
@@ -68,14 +70,19 @@ impl Captions {
         self.cues.sort_by_key(|cue| cue.start_us);
     }
 
-    /// Keeps what is said in a stretch of the recording, on its own clock.
-    pub fn cut(&mut self, from_us: i64, to_us: i64) {
-        self.cues.retain_mut(|cue| {
-            let inside = cue.start_us < to_us && cue.end_us > from_us;
-            cue.start_us = cue.start_us.max(from_us) - from_us;
-            cue.end_us = cue.end_us.min(to_us).saturating_sub(from_us).max(cue.start_us + 1000);
-            inside
+    /// What is said in what a late render shows, on its clock.
+    #[must_use]
+    pub fn cut(&self, late: &LateJob) -> Self {
+        let shown = |at_us: i64| {
+            let behind = at_us.max(0).unsigned_abs().clamp(late.from_us, late.to_us.max(late.from_us)) - late.from_us;
+            late.cuts.shown(behind, 1_000_000).cast_signed()
+        };
+        let mut cut = self.clone();
+        cut.cues.retain_mut(|cue| {
+            (cue.start_us, cue.end_us) = (shown(cue.start_us), shown(cue.end_us));
+            cue.start_us < cue.end_us
         });
+        cut
     }
 
     /// Number of cues that there are, and of those that found no room.
@@ -137,8 +144,16 @@ pub(crate) fn timestamp(micros: i64, point: char) -> String {
 
 #[cfg(test)]
 mod tests {
+    use roomreel_shared::late::{Cuts, Division, Piece};
+
     use super::*;
     use crate::render::tests::windows;
+
+    fn late(from_us: u64, to_us: u64, cuts: &[(u32, u32)]) -> LateJob {
+        let cuts = Cuts::try_from(cuts.to_vec()).expect("in order");
+        let division = Division { slices: 3, span: 3 };
+        LateJob { from_us, to_us, cuts, hidden: None, division, piece: Piece::Join }
+    }
 
     #[test]
     fn cues_are_told_in_order_and_cannot_break_out() {
@@ -165,11 +180,12 @@ mod tests {
         let mut captions = Captions::default();
         windows.iter().for_each(|window| captions.push_window(window));
         assert_eq!(captions.count(), (2, 0));
-        let mut cut = Captions::default();
-        windows.iter().for_each(|window| cut.push_window(window));
-        cut.cut(3_000_000, 9_000_000);
-        assert!(cut.webvtt().contains("00:00:00.000 --> 00:00:06.000\n<v Amara>second"), "{}", cut.webvtt());
+        let cut = captions.cut(&late(3_000_000, 9_000_000, &[(2, 4)]));
+        assert!(cut.webvtt().contains("00:00:00.000 --> 00:00:04.000\n<v Amara>second"), "{}", cut.webvtt());
         assert_eq!(cut.count(), (1, 0));
+        let silent = captions.cut(&late(0, 9_000_000, &[(0, 1), (3, 9)]));
+        assert!(silent.webvtt().contains("00:00:01.000 --> 00:00:02.000\n<v Amara>second"), "{}", silent.webvtt());
+        assert_eq!(silent.count(), (1, 0), "who speaks in what is left out is not told of");
         assert_eq!(
             captions.webvtt(),
             "WEBVTT\n\n00:00:00.000 --> 00:00:00.500\n<v bjorn>first &amp; best</v>\n\n\

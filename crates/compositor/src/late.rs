@@ -29,7 +29,8 @@ use crate::encode::EncodedSlice;
 use crate::engine::{Engine, Isolation, Work};
 use crate::mux::fragment;
 use crate::outputs;
-use crate::render_job::{self, Error, in_thread, parse_window, put_init};
+use crate::render_job::{self, Error, parse_window, put_init};
+use crate::workers::in_thread;
 
 /// What follows a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -152,7 +153,7 @@ impl Spans {
         if run.is_drained {
             let number = run.next_window;
             let object = self.store.get(&self.keys.window(number)).await?;
-            let window = in_thread(move || parse_window(number, object)).await??;
+            let window = in_thread(Error::Crashed, move || parse_window(number, object)).await??;
             let began = Instant::now();
             run.engine.push_window(Arc::new(window)).await?;
             run.spent += began.elapsed();
@@ -178,7 +179,7 @@ impl Spans {
     async fn begin(&mut self, slices: Range<u64>) -> Result<Run, Error> {
         let slice = Duration::from_millis(self.fold.window_ms);
         let first = u32::try_from(slices.start).unwrap_or(u32::MAX);
-        let at = self.late.stretch().start + slice.saturating_mul(first);
+        let at = self.late.stretch().start + self.late.cuts.source_at(slice.saturating_mul(first));
         let windows = self.past.before(at).await?;
         let work = Work {
             spec: self.spec.clone(),

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use roomreel_shared::late::Cuts;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -13,15 +14,16 @@ use time::format_description::well_known::Rfc3339;
 pub struct Playlist {
     target: Duration,
     start: OffsetDateTime,
+    cuts: Cuts,
     slices: Vec<Duration>,
     ended: bool,
 }
 
 impl Playlist {
-    /// Of a recording that began at `start`, with slices that are to be `target` long.
+    /// Of what began at `start`, with slices that are to be `target` long and lack what `cuts` leave out.
     #[must_use]
-    pub fn new(start: OffsetDateTime, target: Duration) -> Self {
-        Self { target, start, slices: Vec::new(), ended: false }
+    pub fn new(start: OffsetDateTime, target: Duration, cuts: Cuts) -> Self {
+        Self { target, start, cuts, slices: Vec::new(), ended: false }
     }
 
     /// Adds the next slice.
@@ -53,12 +55,18 @@ impl Playlist {
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target_s}\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{kind}\n\
              #EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"init.mp4\"\n"
         );
-        if let Ok(start) = self.start.format(&Rfc3339)
-            && !self.slices.is_empty()
-        {
-            let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{start}");
-        }
+        let (mut shown, mut told) = (Duration::ZERO, None);
         for (number, duration) in self.slices.iter().enumerate() {
+            // Once, and again behind what is left out.
+            let left_out = self.cuts.source_at(shown).saturating_sub(shown);
+            let left_out = Duration::from_secs(left_out.as_secs_f64().round() as u64);
+            let date = time::Duration::try_from(shown + left_out).ok().and_then(|at| self.start.checked_add(at));
+            if told.replace(left_out) != Some(left_out)
+                && let Some(Ok(date)) = date.map(|date| date.format(&Rfc3339))
+            {
+                let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{date}");
+            }
+            shown += *duration;
             let _ = write!(text, "#EXTINF:{:.6},\n{number:08}.m4s\n", duration.as_secs_f64());
         }
         if self.ended {
@@ -73,7 +81,7 @@ mod tests {
     use super::*;
 
     fn playlist(slices_ms: &[u64], ended: bool) -> String {
-        let mut playlist = Playlist::new(OffsetDateTime::UNIX_EPOCH, Duration::from_millis(4000));
+        let mut playlist = Playlist::new(OffsetDateTime::UNIX_EPOCH, Duration::from_millis(4000), Cuts::default());
         slices_ms.iter().for_each(|&ms| playlist.push(Duration::from_millis(ms)));
         if ended {
             playlist.end();
@@ -98,6 +106,17 @@ mod tests {
             let kind = if ended { "VOD" } else { "EVENT" };
             assert_eq!(playlist(slices_ms, ended), format!("{HEAD}#EXT-X-PLAYLIST-TYPE:{kind}\n{MAP}{tail}"));
         }
+    }
+
+    #[test]
+    fn what_is_left_out_has_passed_on_the_wall() {
+        let cuts = Cuts::try_from(vec![(5, 65), (100, 3600)]).expect("in order");
+        let mut playlist = Playlist::new(OffsetDateTime::UNIX_EPOCH, Duration::from_millis(4000), cuts);
+        // As long as frames make them.
+        [4_000_000, 4_033_333, 4_000_000].iter().for_each(|&us| playlist.push(Duration::from_micros(us)));
+        let text = playlist.render();
+        let dates: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:")).collect();
+        assert_eq!(dates, ["1970-01-01T00:00:00Z", "1970-01-01T00:01:08.033333Z"], "{text}");
     }
 
     #[test]

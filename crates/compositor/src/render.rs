@@ -13,7 +13,7 @@ use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::{self, CompositeSpec};
 use roomreel_shared::event::Producer;
 use roomreel_shared::id::{PeerId, RecordingId, SfuId};
-use roomreel_shared::late::LateJob;
+use roomreel_shared::late::{Cuts, LateJob};
 use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{TrackKey, Window};
@@ -32,6 +32,7 @@ use crate::timeline::clock::ParticipantClock;
 use crate::timeline::room::{Activity, RoomTimeline};
 use crate::track::{AudioTrack, VideoTrack, announced, has_ended};
 
+mod cut;
 mod views;
 
 use views::{Frame, Views};
@@ -40,8 +41,6 @@ use views::{Frame, Views};
 const MAX_ORPHANS: usize = 4096;
 /// Most tracks that are followed.
 const MAX_TRACKS: usize = 8000;
-/// Sound is decoded this long before the first sample that counts, so that decoders and gains have settled.
-const SOUND_WARM_UP_SAMPLES: i64 = 48_000;
 /// A render that begins in mid-recording hears and follows this much of it before its first slice: the window of the clocks' least
 /// delay, and a little.
 pub const WARM_UP: Duration = Duration::from_secs(32);
@@ -164,6 +163,8 @@ pub struct RenderCore {
     start: Option<RoomTime>,
     /// Slice 0 begins this much after the recording.
     from: Duration,
+    /// What behind that is gone through without being rendered.
+    cuts: Cuts,
     /// The frames to go through before the first slice, as far as it is not done; `None` when it is.
     warm_up: Option<Range<i64>>,
     /// Who has the stage is known up to the warm-up.
@@ -183,12 +184,14 @@ pub struct RenderCore {
     first: u64,
     /// `None` after the last slice.
     encoder: Option<Encoder>,
-    /// Sound is decoded for so many samples before those that count.
-    sound_warm_up: i64,
+    /// The first sample that the encoder wants.
+    sound_from: i64,
     /// All who ever were in the room, once that is known.
     people: Option<BTreeSet<PeerId>>,
-    /// Up to which sample the tracks have been asked; below 0 before slice 0.
+    /// Up to which sample the tracks have been asked; below 0 before slice 0. Frames and samples are counted with those that are left out.
     samples: i64,
+    /// And up to which frame.
+    frames: i64,
     quality: RenderQuality,
     finished: bool,
 }
@@ -209,6 +212,7 @@ impl RenderCore {
             room: RoomTimeline::new(spec.id.clone()),
             start: None,
             from: Duration::ZERO,
+            cuts: Cuts::default(),
             warm_up: None,
             is_staged: false,
             tracks: BTreeMap::new(),
@@ -223,9 +227,10 @@ impl RenderCore {
             meters: BTreeMap::new(),
             first: 0,
             encoder: Some(encoder),
-            sound_warm_up: SOUND_WARM_UP_SAMPLES,
+            sound_from: 0,
             people: None,
             samples: 0,
+            frames: 0,
             quality: RenderQuality::new(spec.id.clone()),
             finished: false,
             spec,
@@ -242,7 +247,7 @@ impl RenderCore {
     pub fn late(spec: CompositeSpec, fold: FoldSpec, late: &LateJob, first: u64) -> Result<Self, Error> {
         let mut core = Self::new(spec, fold)?;
         core.room = RoomTimeline::late(core.spec.id.clone(), late.hidden.clone());
-        core.begin_behind(first, late.stretch())?;
+        core.begin_behind(first, late.stretch(), late.cuts.clone())?;
         Ok(core)
     }
 
@@ -252,23 +257,38 @@ impl RenderCore {
     /// # Errors
     /// [`Error::Encode`].
     pub fn skip_to(&mut self, slice: u64) -> Result<(), Error> {
-        self.begin_behind(slice, Duration::ZERO..Duration::MAX)
+        self.begin_behind(slice, Duration::ZERO..Duration::MAX, Cuts::default())
     }
 
-    fn begin_behind(&mut self, first: u64, stretch: Range<Duration>) -> Result<(), Error> {
+    fn begin_behind(&mut self, first: u64, stretch: Range<Duration>, cuts: Cuts) -> Result<(), Error> {
         let fps = i64::from(self.spec.fps);
-        let first_frame = self.grid.first_frame(first).cast_signed();
+        let first_frame = cuts.source(self.grid.first_frame(first), u64::from(self.spec.fps)).cast_signed();
         let room_start = -((stretch.start.as_micros() * u128::from(self.spec.fps) / 1_000_000) as i64);
         let warm_up = (first_frame - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
         self.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
-        self.sound_warm_up = i64::MAX;
+        self.frames = warm_up.start;
         self.from = stretch.start;
         self.warm_up = Some(warm_up);
-        self.schedule = SliceSchedule::of_stretch(Duration::from_millis(self.fold.window_ms), first, stretch);
-        self.encoder = Some(Encoder::new(&self.spec, self.fold.window_ms, first)?);
+        let mut encoder = Encoder::new(&self.spec, self.fold.window_ms, first)?;
         self.first = first;
+        self.cuts = cuts.clone();
+        let ahead = self.grid.first_sample(first) - encoder.audio_from();
+        self.sound_from = self.first_sample() - ahead.cast_signed();
+        // What is before a cut was silent there.
+        let inside = cut::cut_samples(&cuts).rev().find(|cut| cut.end <= self.first_sample());
+        if let Some(cut) = inside.filter(|cut| cut.end > self.sound_from) {
+            encoder.push_audio(&vec![0.0; 2 * (cut.end - self.sound_from) as usize])?;
+            self.sound_from = cut.end;
+        }
+        self.encoder = Some(encoder);
+        self.schedule = SliceSchedule::of_stretch(Duration::from_millis(self.fold.window_ms), first, stretch, cuts);
         self.quality.first_slice = first;
         Ok(())
+    }
+
+    /// The first sample of the first slice.
+    fn first_sample(&self) -> i64 {
+        self.cuts.source(self.grid.first_sample(self.first), u64::from(SAMPLE_RATE)).cast_signed()
     }
 
     /// What containers say about the video.
@@ -366,6 +386,7 @@ impl RenderCore {
             if let TrackMedia::Video(video) = &mut track.media {
                 video.pass(complete);
             }
+            track.let_go();
         }
     }
 
@@ -382,7 +403,7 @@ impl RenderCore {
             return Ok(());
         }
         self.warm_up = Some(frames.end..last + 1);
-        let samples_end = (frames.end * i64::from(SAMPLE_RATE)).div_euclid(i64::from(self.spec.fps));
+        let samples_end = self.sample_of(frames.end);
         self.warm_up(start, frames, samples_end)?;
         self.tracks.values_mut().for_each(Track::let_go);
         Ok(())
@@ -487,7 +508,7 @@ impl RenderCore {
         let Some(start) = self.start else { return Ok(()) };
         let fps = u64::from(self.spec.fps);
         if let Some(warm_up) = self.warm_up.take() {
-            self.warm_up(start, warm_up, self.grid.first_sample(self.first).cast_signed())?;
+            self.warm_up(start, warm_up, self.first_sample())?;
             self.forget_ended();
         }
         let frames = self.grid.frames(due.number);
@@ -496,7 +517,24 @@ impl RenderCore {
         let frames_end = (end_us * fps).div_ceil(1_000_000).clamp(frames.start + 1, frames.end.max(frames.start + 1));
         let samples_end =
             if due.last { end_us * u64::from(SAMPLE_RATE) / 1_000_000 } else { self.grid.first_sample(due.number + 1) };
-        self.go_through(start, frames.start.cast_signed()..frames_end.cast_signed(), samples_end.cast_signed(), false)
+        // The end of the last sample, not where the one behind it stands.
+        let samples_end =
+            samples_end.checked_sub(1).map_or(0, |last| self.cuts.source(last, u64::from(SAMPLE_RATE)) + 1);
+        let pieces = self.cuts.sources(frames.start..frames_end, fps);
+        for (index, piece) in pieces.iter().enumerate() {
+            let (from, to) = (piece.start.cast_signed(), piece.end.cast_signed());
+            let is_last = index + 1 == pieces.len();
+            let end = if is_last { samples_end.cast_signed() } else { self.sample_of(to) };
+            // What is left out before it.
+            self.go_through(start, self.frames..from, self.sample_of(from), true)?;
+            self.go_through(start, from..to, end, false)?;
+        }
+        Ok(())
+    }
+
+    /// The first sample of a frame.
+    fn sample_of(&self, frame: i64) -> i64 {
+        (frame * i64::from(SAMPLE_RATE)).div_euclid(i64::from(self.spec.fps))
     }
 
     fn go_through(
@@ -506,8 +544,8 @@ impl RenderCore {
         samples_end: i64,
         is_skipped: bool,
     ) -> Result<(), Error> {
-        let fps = i64::from(self.spec.fps);
         let mut frame = frames.start;
+        self.frames = frames.end;
         while frame < frames.end {
             self.room.advance(self.time_of(start, frame));
             self.change_layout();
@@ -515,8 +553,7 @@ impl RenderCore {
             let mut together = Vec::with_capacity(FRAMES_AT_ONCE);
             loop {
                 let is_last = frame + 1 == frames.end;
-                let frame_end = ((frame + 1) * i64::from(SAMPLE_RATE)).div_euclid(fps);
-                self.sound(if is_last { samples_end } else { frame_end.min(samples_end) })?;
+                self.sound(if is_last { samples_end } else { self.sample_of(frame + 1).min(samples_end) })?;
                 together.push(self.lay_out(start, self.time_of(start, frame)));
                 frame += 1;
                 if is_last || together.len() == FRAMES_AT_ONCE || self.room.changes_by(self.time_of(start, frame)) {
@@ -568,16 +605,6 @@ impl RenderCore {
     /// Mixes the samples up to `until` and hands them to the encoder, as far as it wants them.
     fn sound(&mut self, until: i64) -> Result<(), Error> {
         let count = (until - self.samples).max(0) as usize;
-        let wanted_from = self.encoder.as_ref().map_or(i64::MAX, |encoder| encoder.audio_from().cast_signed());
-        if until.saturating_add(self.sound_warm_up) < wanted_from {
-            for track in self.tracks.values_mut() {
-                if let TrackMedia::Audio(audio) = &mut track.media {
-                    audio.skip(count);
-                }
-            }
-            self.samples = until;
-            return Ok(());
-        }
         let witnessed = self.start.unwrap_or_default().offset_micros(self.samples.saturating_mul(1000) / 48);
         let state = self.room.state();
         let mut sum = vec![[0.0; 2]; count];
@@ -596,11 +623,14 @@ impl RenderCore {
             }
         }
         witness::done();
-        let mixed = self.mixer.finish(sum);
-        let unwanted = 2 * wanted_from.saturating_sub(self.samples).clamp(0, count as i64) as usize;
-        self.samples = until;
-        if let Some(encoder) = self.encoder.as_mut().filter(|_| unwanted < mixed.len()) {
-            encoder.push_audio(&mixed[unwanted..])?;
+        let mut mixed = self.mixer.finish(sum);
+        let from = self.samples;
+        self.samples += count as i64;
+        cut::hush(&self.cuts, from, &mut mixed);
+        for kept in cut::kept(&self.cuts, from.max(self.sound_from)..self.samples) {
+            if let Some(encoder) = &mut self.encoder {
+                encoder.push_audio(&mixed[2 * (kept.start - from) as usize..2 * (kept.end - from) as usize])?;
+            }
         }
         Ok(())
     }

@@ -14,7 +14,6 @@ use roomreel_shared::cluster::RenderJob;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, NodeId};
 use roomreel_shared::key::{Key, RecordingKeys};
-use roomreel_shared::late::LateJob;
 use roomreel_shared::output::Kind;
 use roomreel_shared::ports::{CoordinationError, ObjectStore, Ports, StoreError};
 use roomreel_shared::time::LogTime;
@@ -32,7 +31,7 @@ use crate::late::past::Past;
 use crate::mux::{self, fragment, init_segment, parse_fragment};
 use crate::outputs::{self, Outputs, Told};
 use crate::playlist::Playlist;
-use crate::workers::Workers;
+use crate::workers::{Workers, in_thread};
 
 /// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -337,12 +336,12 @@ impl Job {
         let start = first.header.room_start + late.map_or(Duration::ZERO, |late| late.stretch().start);
         let start = i128::from(start.as_micros()) * 1000;
         let start = OffsetDateTime::from_unix_timestamp_nanos(start).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let fold = &self.job.spec;
+        let (fold, cuts) = (&self.job.spec, late.map(|late| late.cuts.clone()).unwrap_or_default());
         let (date, configs, isolation) = (start.date().to_string(), (&video, &audio), self.isolation.clone());
         (self.documents, self.documented) = (documents, told.windows());
         self.next_window = engine.first_window();
         let mut outputs = Outputs::new(self.ports.store.clone(), &spec, fold, date, configs, told, isolation)?;
-        let mut playlist = Playlist::new(start, Duration::from_millis(fold.window_ms));
+        let mut playlist = Playlist::new(start, Duration::from_millis(fold.window_ms), cuts);
         if existing > 0 {
             outputs.resume(existing).await?;
             let newest = existing - 1;
@@ -450,7 +449,7 @@ impl Job {
             }
             Err(error) => return Err(error.into()),
         };
-        let window = Arc::new(in_thread(move || parse_window(number, object)).await??);
+        let window = Arc::new(in_thread(Error::Crashed, move || parse_window(number, object)).await??);
         if let Some(composite) = &mut self.composite {
             composite.engine.push_window(window.clone()).await?;
             composite.outputs.take_in_window(&window);
@@ -485,15 +484,15 @@ impl Job {
 
     /// Writes what stands at the end, then says so. What most people wait for comes first.
     async fn end(&mut self) -> Result<Next, Error> {
-        let stretch = self.job.late.as_ref().map(LateJob::stretch);
+        let late = self.job.late.clone();
         if let Some(composite) = &mut self.composite
             && !composite.is_ended
         {
-            if composite.outputs.join().await? || (stretch.is_some() && self.follow_for_outputs().await?) {
+            if composite.outputs.join().await? || (late.is_some() && self.follow_for_outputs().await?) {
                 return Ok(Next::Step);
             }
             let composite = self.composite.as_mut().expect("it is there");
-            if !composite.outputs.finish_joined(stretch).await? {
+            if !composite.outputs.finish_joined(late.as_ref()).await? {
                 return Ok(Next::Step);
             }
             composite.playlist.end();
@@ -504,7 +503,7 @@ impl Job {
             return Ok(Next::Step);
         }
         if let Some(composite) = &mut self.composite {
-            if composite.outputs.make().await? || !composite.outputs.finish_made(stretch).await? {
+            if composite.outputs.make().await? || !composite.outputs.finish_made(late.as_ref()).await? {
                 return Ok(Next::Step);
             }
             self.note_ready();
@@ -539,7 +538,7 @@ impl Job {
             Err(StoreError::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        let window = in_thread(move || parse_window(number, object)).await??;
+        let window = in_thread(Error::Crashed, move || parse_window(number, object)).await??;
         composite.outputs.take_in_window(&Arc::new(window));
         self.next_window += 1;
         // While it is at hand.
@@ -609,8 +608,4 @@ pub(crate) fn parse_window(number: u64, object: Bytes) -> Result<Window, Error> 
 pub(crate) fn parse_slice(number: u64, object: &Bytes) -> Result<EncodedSlice, Error> {
     let slice = parse_fragment(object).map_err(|source| Error::Slice { number, source })?;
     if slice.number == number { Ok(slice) } else { Err(OutOfOrder { number: slice.number, expected: number }.into()) }
-}
-
-pub(crate) async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
 }

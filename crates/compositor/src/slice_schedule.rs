@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use roomreel_shared::event::EventKind;
 use roomreel_shared::id::{SfuId, TrackId};
+use roomreel_shared::late::Cuts;
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{TrackKey, Window};
@@ -49,6 +50,7 @@ pub struct SliceSchedule {
     next: u64,
     /// What of the recording is rendered: slice 0 begins at its start.
     stretch: Range<Duration>,
+    cuts: Cuts,
     room_start: Option<RoomTime>,
     log: LogTime,
     /// Where the log last brought anything from the room.
@@ -66,16 +68,17 @@ impl SliceSchedule {
     /// Slices of `slice` length, from number `first` on, of the whole recording.
     #[must_use]
     pub fn new(slice: Duration, first: u64) -> Self {
-        Self::of_stretch(slice, first, Duration::ZERO..Duration::MAX)
+        Self::of_stretch(slice, first, Duration::ZERO..Duration::MAX, Cuts::default())
     }
 
-    /// Slices of `slice` length, from number `first` on, of a stretch of the recording; it ends no later than the recording.
+    /// Slices of `slice` length, from number `first` on, of what `cuts` leave of a stretch of the recording; it ends no later than the recording.
     #[must_use]
-    pub fn of_stretch(slice: Duration, first: u64, stretch: Range<Duration>) -> Self {
+    pub fn of_stretch(slice: Duration, first: u64, stretch: Range<Duration>, cuts: Cuts) -> Self {
         Self {
             slice: slice.max(Duration::from_millis(1)),
             next: first,
             stretch,
+            cuts,
             room_start: None,
             log: LogTime::from_micros(i64::MIN),
             heard: LogTime::from_micros(i64::MIN),
@@ -150,6 +153,7 @@ impl SliceSchedule {
         let end = start + self.slice;
         let recorded = self.end.map(|room_end| room_end.saturating_since(room_start));
         let length = recorded.unwrap_or(Duration::MAX).min(self.stretch.end).saturating_sub(self.stretch.start);
+        let length = self.cuts.shown_at(length);
         if recorded.is_some() {
             // A recording without any length has no slice; every other ends with one that has.
             if start >= length {
@@ -163,7 +167,7 @@ impl SliceSchedule {
         }
         let last = end >= length;
         let end = end.min(length);
-        let is_due = self.is_complete(room_start + self.stretch.start + end);
+        let is_due = self.is_complete(room_start + self.stretch.start + self.cuts.source_at(end));
         if !is_due {
             return None;
         }
@@ -374,16 +378,30 @@ mod tests {
     fn a_stretch_has_slices_of_its_own_and_ends_before_the_recording() {
         let stretch = |from, to| Duration::from_secs_f64(from)..Duration::from_secs_f64(to);
         let mut story = Story::new();
-        story.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 0, stretch(2.5, 7.5));
+        story.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 0, stretch(2.5, 7.5), Cuts::default());
         assert!(story.window(6.9, &[(0.0, created("a"))], &[("a", 6.9)], None).is_empty(), "6.5 s and the allowance");
         let due = story.window(12.0, &[], &[("a", 12.0)], None);
         let told: Vec<_> = due.iter().map(|due| (due.start.as_secs(), due.end.as_secs(), due.last)).collect();
         assert_eq!(told, [(0, 4, false), (4, 5, true)]);
         assert!(story.schedule.is_finished());
         let mut beyond = Story::new();
-        beyond.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 1, stretch(2.0, 60.0));
+        beyond.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 1, stretch(2.0, 60.0), Cuts::default());
         let due = beyond.window(9.0, &[], &[], Some(9.0));
         assert_eq!(due.iter().map(|due| (due.number, due.end.as_secs(), due.last)).collect::<Vec<_>>(), [(1, 7, true)]);
+    }
+
+    #[test]
+    fn what_is_left_out_takes_no_time() {
+        let mut story = Story::new();
+        let stretch = Duration::from_secs(1)..Duration::from_secs(60);
+        let cuts = Cuts::try_from(vec![(2, 5), (6, 7)]).expect("in order");
+        story.schedule = SliceSchedule::of_stretch(Duration::from_secs(4), 0, stretch, cuts);
+        // Four seconds are 0 to 2, 5 to 6, and 7 to 8 behind the first second.
+        assert!(story.window(9.4, &[(0.0, created("a"))], &[("a", 9.4)], None).is_empty());
+        assert_eq!(numbers(&story.window(9.6, &[], &[("a", 9.6)], None)), [0]);
+        let due = story.window(15.0, &[], &[], Some(15.0));
+        let told: Vec<_> = due.iter().map(|due| (due.start.as_secs(), due.end.as_secs(), due.last)).collect();
+        assert_eq!(told, [(4, 8, false), (8, 10, true)], "fourteen less four");
     }
 
     #[test]

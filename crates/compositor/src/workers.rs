@@ -8,6 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+/// What the work answers, done away from the runtime's threads; `crashed` if it panics.
+pub(crate) async fn in_thread<T: Send + 'static, E>(
+    crashed: E,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, E> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| crashed)
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Workers {

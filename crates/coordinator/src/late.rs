@@ -4,8 +4,9 @@
 //! render that is complete has a `rendered.json`, which is created once, as `recording.json` is: a leader that was paused in the middle
 //! of writing takes nothing back. What the recording lists of late renders is read from these documents ([`listed`]), never written.
 
+mod media;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,15 +16,16 @@ use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::id::{CompositeId, PeerId};
 use roomreel_shared::key::{RecordingKeys, RecordingName};
-use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState};
+use roomreel_shared::late::{ActiveRender, Cuts, Division, LateRender, LateSpec, LateState};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::{Listed, ObjectStore, StoreError};
 use roomreel_shared::recording::Recording;
-use roomreel_shared::time::RoomTime;
 use roomreel_shared::window::{FetchError, Footer};
 use time::OffsetDateTime;
 
 use crate::perform::to_json;
+
+use media::Media;
 
 /// Footers that are read at once.
 const CONCURRENCY: usize = 16;
@@ -88,8 +90,8 @@ pub struct Source {
     pub length: Duration,
     /// All who ever were there, where that is known.
     people: Option<BTreeSet<PeerId>>,
-    /// Where its media begins and ends on the recording's clock, if that was looked for and found.
-    media: Option<Range<Duration>>,
+    /// When there was media, if that was looked for.
+    media: Option<Media>,
 }
 
 impl Source {
@@ -144,7 +146,7 @@ impl Source {
         // What is no layout is refused by `render`.
         let layout = roomreel_layout::parse(&spec.composite.layout).ok();
         let is_trimmed = layout.as_ref().and_then(Layout::document).is_some_and(Document::trim);
-        let media = if is_trimmed { media(store, name, &listed).await? } else { None };
+        let media = if is_trimmed { Some(media(store, name, &listed).await?) } else { None };
         Ok(Self { media, ..source })
     }
 
@@ -166,9 +168,14 @@ impl Source {
             checked.map_err(refused).map_err(|e| FieldError { path: format!("composite.{}", e.path), why: e.why })?;
         }
         spec.check(self.length).map_err(|e| FieldError { path: e.field.to_owned(), why: e.why })?;
-        let stretch = trimmed(spec.stretch(self.length), self.media.as_ref());
-        let division = Division::of(&stretch, Duration::from_millis(self.fold.window_ms));
+        let asked = spec.stretch(self.length);
+        let (stretch, cuts) =
+            self.media.as_ref().map_or((asked.clone(), Cuts::default()), |media| media.trim(asked.clone()));
+        let length = cuts.shown_at(stretch.end - stretch.start);
+        let division = Division::of_length(length, Duration::from_millis(self.fold.window_ms));
         let us = |at: Duration| u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        let parts = cuts.sources(0..us(length), 1_000_000).into_iter();
+        let on_recording = |behind: u64| (us(stretch.start).saturating_add(behind)) / 1000;
         let render = LateRender {
             recording: self.fold.recording.clone(),
             spec,
@@ -176,7 +183,8 @@ impl Source {
             reason: "slices are being made".to_owned(),
             slices: division.slices,
             rendered: 0,
-            duration_ms: us(stretch.end - stretch.start) / 1000,
+            duration_ms: us(length) / 1000,
+            shown_ms: parts.map(|part| (on_recording(part.start), on_recording(part.end))).collect(),
             requested_by: requested_by.to_owned(),
             created_at: now,
             finished_at: None,
@@ -186,6 +194,7 @@ impl Source {
             render,
             fold: self.fold.clone(),
             stretch_us: (us(stretch.start), us(stretch.end)),
+            cuts,
             division,
             spans_per_job: 0,
             done: BTreeSet::new(),
@@ -200,48 +209,20 @@ fn unread(window: u64, error: FetchError) -> SourceError {
     }
 }
 
-/// Where the first packet of a recording was received, and the last one, on its clock; `None` if there is none. Footers are read from both ends
-/// as far as there are no packets.
-async fn media(
-    store: &dyn ObjectStore,
-    name: &RecordingName,
-    listed: &[Listed],
-) -> Result<Option<Range<Duration>>, SourceError> {
+/// When there was media in a recording.
+async fn media(store: &dyn ObjectStore, name: &RecordingName, listed: &[Listed]) -> Result<Media, SourceError> {
     let keys = name.keys();
     let windows: Vec<_> = keys.windows_in(listed).collect();
-    let Some(first) = heard(store, &keys, windows.iter().copied()).await? else { return Ok(None) };
-    let last = heard(store, &keys, windows.iter().rev().copied()).await?;
-    Ok(last.map(|last| first.start..last.end))
-}
-
-/// Where the media of the first of these windows that has any begins and ends.
-async fn heard(
-    store: &dyn ObjectStore,
-    keys: &RecordingKeys,
-    windows: impl Iterator<Item = (u64, u64)>,
-) -> Result<Option<Range<Duration>>, SourceError> {
-    let footers = windows.map(async |(number, size)| (number, Footer::fetch(store, &keys.window(number), size).await));
+    let footers = windows.into_iter().map(async |(number, size)| {
+        let footer = Footer::fetch(store, &keys.window(number), size).await;
+        footer.map_err(|error| unread(number, error))
+    });
     let mut footers = pin!(stream::iter(footers).buffered(CONCURRENCY));
-    while let Some((number, footer)) = footers.next().await {
-        let footer = footer.map_err(|error| unread(number, error))?;
-        let window = footer.window();
-        let sent = || window.segments.iter().filter(|segment| segment.packets > segment.invalid_packets);
-        let span = sent().map(|sent| sent.first_time).min().zip(sent().map(|sent| sent.last_time).max());
-        if let Some((first, last)) = span {
-            let at = |time: RoomTime| time.saturating_since(window.header.room_start);
-            return Ok(Some(at(first)..at(last)));
-        }
+    let mut media = Media::default();
+    while let Some(footer) = footers.next().await {
+        media.see(footer?.window());
     }
-    Ok(None)
-}
-
-/// What of a stretch is left without its empty head and tail, in whole milliseconds. One without any media stays as it is.
-fn trimmed(stretch: Range<Duration>, media: Option<&Range<Duration>>) -> Range<Duration> {
-    let Some(media) = media else { return stretch };
-    let ms = |us: u128| Duration::from_millis(u64::try_from(us).unwrap_or(u64::MAX));
-    let (first, last) = (ms(media.start.as_micros() / 1000), ms(media.end.as_micros().div_ceil(1000)));
-    let left = stretch.start.max(first)..stretch.end.min(last);
-    if left.is_empty() { stretch } else { left }
+    Ok(media)
 }
 
 /// Binds a composite's id to what is asked of it: creates its `render.json`, or answers the one that is there.
@@ -327,29 +308,4 @@ pub async fn listed(store: &dyn ObjectStore, mut recording: Recording) -> Result
         recording.files.dedup();
     }
     Ok(recording)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_head_and_tail_are_left_out() {
-        let stretch = |from: u64, to: u64| Duration::from_micros(from)..Duration::from_micros(to);
-        let media = stretch(2_000_700, 7_999_100);
-        for (asked, media, left) in [
-            (stretch(0, 10_000_000), Some(&media), stretch(2_000_000, 8_000_000)),
-            (stretch(0, 10_000_000), None, stretch(0, 10_000_000)),
-            (stretch(3_000_000, 10_000_000), Some(&media), stretch(3_000_000, 8_000_000)),
-            (stretch(0, 5_000_000), Some(&media), stretch(2_000_000, 5_000_000)),
-            (stretch(4_000_000, 5_000_000), Some(&media), stretch(4_000_000, 5_000_000)),
-            // Nothing would be left.
-            (stretch(0, 2_000_000), Some(&media), stretch(0, 2_000_000)),
-            (stretch(9_000_000, 10_000_000), Some(&media), stretch(9_000_000, 10_000_000)),
-            // The recording ended before the last packet was received.
-            (stretch(0, 7_000_000), Some(&media), stretch(2_000_000, 7_000_000)),
-        ] {
-            assert_eq!(trimmed(asked.clone(), media), left, "{asked:?}");
-        }
-    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns the words that API, leader and compositors share. Does not own who makes which piece, nor how a slice comes about.
 
+mod cuts;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use time::OffsetDateTime;
 use crate::cluster::FoldSpec;
 use crate::composite::{self, CompositeSpec};
 use crate::id::{PeerId, RecordingId};
+
+pub use cuts::{Cuts, NotInOrder};
 
 /// Length of a span, as whole slices: what one encoder run makes of a late render, however many nodes share it.
 const SPAN: Duration = Duration::from_secs(120);
@@ -79,8 +83,14 @@ impl Division {
     /// Of `stretch` in slices of `slice` length, not 0.
     #[must_use]
     pub fn of(stretch: &Range<Duration>, slice: Duration) -> Self {
+        Self::of_length(stretch.end.saturating_sub(stretch.start), slice)
+    }
+
+    /// Of a result that is `length` long in slices of `slice` length, not 0.
+    #[must_use]
+    pub fn of_length(length: Duration, slice: Duration) -> Self {
         let slice_us = slice.as_micros().max(1);
-        let length_us = stretch.end.saturating_sub(stretch.start).as_micros();
+        let length_us = length.as_micros();
         let count = |us: u128| u64::try_from(us.div_ceil(slice_us)).unwrap_or(u64::MAX);
         Self { slices: count(length_us), span: count(SPAN.as_micros()).max(1) }
     }
@@ -106,6 +116,9 @@ pub struct LateJob {
     pub from_us: u64,
     /// End, microseconds.
     pub to_us: u64,
+    /// What is left out between.
+    #[serde(default, skip_serializing_if = "Cuts::is_empty")]
+    pub cuts: Cuts,
     /// As [`LateSpec::hidden`].
     pub hidden: Option<BTreeSet<PeerId>>,
     /// Of the whole render.
@@ -119,6 +132,12 @@ impl LateJob {
     #[must_use]
     pub fn stretch(&self) -> Range<Duration> {
         Duration::from_micros(self.from_us)..Duration::from_micros(self.to_us)
+    }
+
+    /// Length of the result.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.cuts.shown_at(Duration::from_micros(self.to_us.saturating_sub(self.from_us)))
     }
 }
 
@@ -177,6 +196,10 @@ pub struct LateRender {
     pub rendered: u64,
     /// Length of the result, milliseconds.
     pub duration_ms: u64,
+    /// What of the recording it shows, begin and end of each part on the recording's clock, milliseconds. More than one part if a layout's `trim`
+    /// leaves pauses out.
+    #[serde(default)]
+    pub shown_ms: Vec<(u64, u64)>,
     /// Who asked.
     pub requested_by: String,
     /// When.
@@ -199,6 +222,9 @@ pub struct ActiveRender {
     pub fold: FoldSpec,
     /// Begin and end on the recording's clock, microseconds.
     pub stretch_us: (u64, u64),
+    /// What is left out between.
+    #[serde(default, skip_serializing_if = "Cuts::is_empty")]
+    pub cuts: Cuts,
     /// How it is divided.
     pub division: Division,
     /// Spans of one job; 0 until the leader has decided it.
@@ -229,6 +255,7 @@ impl ActiveRender {
         LateJob {
             from_us: self.stretch_us.0,
             to_us: self.stretch_us.1,
+            cuts: self.cuts.clone(),
             hidden: self.render.spec.hidden.clone(),
             division: self.division,
             piece,
@@ -276,6 +303,7 @@ mod tests {
                 slices: division.slices,
                 rendered: 0,
                 duration_ms: 600_000,
+                shown_ms: vec![(90_000, 690_000)],
                 requested_by: String::new(),
                 created_at: OffsetDateTime::UNIX_EPOCH,
                 finished_at: None,
@@ -295,6 +323,7 @@ mod tests {
                 epoch_base: 0,
             },
             stretch_us: (90_000_000, 690_000_000),
+            cuts: Cuts::default(),
             division,
             spans_per_job: 0,
             done: BTreeSet::new(),

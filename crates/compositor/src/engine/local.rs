@@ -10,6 +10,7 @@ use crate::documents::quality::RenderQuality;
 use crate::encode::{AudioConfig, EncodedSlice, VideoConfig};
 use crate::late::past::Past;
 use crate::render::RenderCore;
+use crate::workers::in_thread;
 
 /// Renders in this process.
 pub(super) struct Local {
@@ -27,7 +28,7 @@ impl Local {
             (0, _) | (_, Some(_)) => Vec::new(),
             (first, None) => past.before(slice_start(&work, first)).await?,
         };
-        let core = in_thread(move || work.begin()).await?.map(Box::new)?;
+        let core = in_thread(Error::Crashed, move || work.begin()).await?.map(Box::new)?;
         let (Some(video), Some(audio)) = (core.video_config(), core.audio_config()) else { return Err(Error::Crashed) };
         let mut local = Self { core: Some(core), video, audio, next_window: before.len() as u64 };
         for (number, object) in (0..).zip(before) {
@@ -63,7 +64,7 @@ impl Local {
         work: impl FnOnce(&mut RenderCore) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let mut core = self.core.take().ok_or(Error::Crashed)?;
-        let (core, result) = in_thread(move || {
+        let (core, result) = in_thread(Error::Crashed, move || {
             let result = work(&mut core);
             (core, result)
         })
@@ -71,8 +72,4 @@ impl Local {
         self.core = Some(core);
         Ok(result)
     }
-}
-
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
 }

@@ -5,7 +5,7 @@ use roomreel_backends::memory::MemoryStore;
 use roomreel_shared::batch::{Incarnation, Packet, RtpBatch};
 use roomreel_shared::event::{Codec, EventKind, Producer, RoomEvent, StopReason};
 use roomreel_shared::id::{PeerId, SfuId, TrackId};
-use roomreel_shared::late::{Division, Piece};
+use roomreel_shared::late::{Cuts, Division, Piece};
 use roomreel_shared::rtp::{RtpTimestamp, Ssrc};
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::{LogTime, RoomTime};
@@ -20,8 +20,9 @@ use crate::track::tests_support::{codec, producer, rtp};
 
 const START_US: i64 = 1_700_000_000_000_000;
 const WINDOW_S: i64 = 4;
-const WINDOWS: i64 = 16;
 const LENGTH_MS: u64 = 63_200;
+/// Where media falls silent in [`objects_with_pause`], microseconds.
+const PAUSE_US: i64 = 20_500_000;
 
 fn fold() -> FoldSpec {
     FoldSpec { window_ms: WINDOW_S.unsigned_abs() * 1000, ..short_fold() }
@@ -42,29 +43,34 @@ struct Media {
     keyframes: Vec<Keyframe>,
 }
 
-/// A camera with one key picture, at its beginning, and a microphone.
-fn media() -> Vec<Media> {
+/// A camera with one key picture, at its beginning, and a microphone; from [`PAUSE_US`] on so many seconds later.
+fn media(pause_s: i64) -> Vec<Media> {
+    // As a sender's clocks show it that goes on counting.
+    let paused = |at: i64, rate: u32| {
+        let seconds = if at - START_US < PAUSE_US { 0 } else { pause_s };
+        (at + seconds * 1_000_000, seconds as u32 * rate)
+    };
     let pictures = vp8(620, |frame| [brightness(frame), 120, 130]);
     let mut camera = Media { key: key("cam"), packets: vec![], keyframes: vec![] };
     for (index, picture) in pictures.iter().enumerate() {
-        let at = START_US + 520_000 + index as i64 * 100_000;
+        let (at, later) = paused(START_US + 520_000 + index as i64 * 100_000, 90_000);
         let payload = [&[0x10], &picture[..]].concat();
         if picture[0] & 1 == 0 {
             camera.keyframes.push(Keyframe {
                 incarnation: Incarnation::new(1).expect("not 0"),
                 packet_no: index as u64,
                 ssrc: Ssrc(1),
-                timestamp: RtpTimestamp(index as u32 * 9000),
+                timestamp: RtpTimestamp(index as u32 * 9000 + later),
                 time: RoomTime::from_micros(at),
             });
         }
-        camera.packets.push(rtp(1, 96, index as u16, index as u32 * 9000, true, &payload, at));
+        camera.packets.push(rtp(1, 96, index as u16, index as u32 * 9000 + later, true, &payload, at));
     }
     assert_eq!(camera.keyframes.len(), 1);
     let tone: Vec<u8> = (0..160).map(|sample| if sample / 20 % 2 == 0 { 0xb5 } else { 0x35 }).collect();
     let packets = (0..3100).map(|index: i64| {
-        let at = START_US + 520_000 + index * 20_000 + index % 3 * 1000;
-        rtp(2, 8, index as u16, index as u32 * 160, index == 0, &tone, at)
+        let (at, later) = paused(START_US + 520_000 + index * 20_000 + index % 3 * 1000, 8000);
+        rtp(2, 8, index as u16, index as u32 * 160 + later, index == 0, &tone, at)
     });
     vec![camera, Media { key: key("mic"), packets: packets.collect(), keyframes: vec![] }]
 }
@@ -91,7 +97,14 @@ fn events() -> Vec<(i64, EventKind)> {
 }
 
 fn objects() -> Vec<Bytes> {
-    let (media, events) = (media(), events());
+    objects_with_pause(0)
+}
+
+/// The same with so many seconds in which nothing comes, somewhere in its middle.
+fn objects_with_pause(pause_s: i64) -> Vec<Bytes> {
+    let (media, events) = (media(pause_s), events());
+    let length_ms = LENGTH_MS as i64 + pause_s * 1000;
+    let windows = (length_ms + WINDOW_S * 1000 - 1) / (WINDOW_S * 1000);
     let object = |k: i64| {
         let span = START_US + k * WINDOW_S * 1_000_000..START_US + (k + 1) * WINDOW_S * 1_000_000;
         let log = |us| LogTime::from_micros(us);
@@ -134,7 +147,7 @@ fn objects() -> Vec<Bytes> {
                 (Writer::Sfu(key("cam").sfu), log(START_US + at), event.encode())
             })
             .collect();
-        let room_end = RoomTime::from_micros(START_US + LENGTH_MS as i64 * 1000);
+        let room_end = RoomTime::from_micros(START_US + length_ms * 1000);
         let header = Header {
             tenant: fold().tenant,
             room: fold().room,
@@ -149,12 +162,12 @@ fn objects() -> Vec<Bytes> {
             window_duration_us: 4_000_000,
             gaps: vec![],
             carry_over: wire::CarryOver::default(),
-            end: (k + 1 == WINDOWS).then_some(Final { reason: StopReason::RoomClosed, room_end }),
+            end: (k + 1 == windows).then_some(Final { reason: StopReason::RoomClosed, room_end }),
             trace_parent: None,
         };
         window::encode(&header, &segments, &events)
     };
-    (0..WINDOWS).map(object).collect()
+    (0..windows).map(object).collect()
 }
 
 struct World {
@@ -172,8 +185,22 @@ impl World {
         }
         let stretch = Duration::from_millis(from_ms)..Duration::from_millis(to_ms);
         let division = Division { span: 4, ..Division::of(&stretch, Duration::from_secs(WINDOW_S.unsigned_abs())) };
-        let late = LateJob { from_us: from_ms * 1000, to_us: to_ms * 1000, hidden: None, division, piece: Piece::Join };
+        let late = LateJob {
+            from_us: from_ms * 1000,
+            to_us: to_ms * 1000,
+            cuts: Cuts::default(),
+            hidden: None,
+            division,
+            piece: Piece::Join,
+        };
         Self { store, keys, late }
+    }
+
+    /// The same without what is left out, in spans of so many slices.
+    fn cut(mut self, cuts: &[(u32, u32)], span: u64) -> Self {
+        self.late.cuts = Cuts::try_from(cuts.to_vec()).expect("in order");
+        self.late.division = Division { span, ..Division::of_length(self.late.length(), Duration::from_secs(4)) };
+        self
     }
 
     fn spans(&self, todo: Range<u64>) -> Spans {
@@ -197,6 +224,26 @@ impl World {
             slices.push(self.store.get(&self.keys.slice(&spec().id, number)).await.expect("a slice"));
         }
         slices
+    }
+
+    /// The brightness of every frame, and the first channel of the sound as a player gives it.
+    async fn seen_and_heard(&self) -> (Vec<u8>, Vec<f32>) {
+        let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::default());
+        let work = Work { spec: spec(), fold: fold(), first: 0, late: None };
+        let engine = Engine::open(work, None, &store).await.expect("an engine");
+        let slices = self.slices().await;
+        let frames =
+            slices.iter().flat_map(|slice| luma_of(engine.video_config(), &parse_fragment(slice).expect("ours")));
+        let init = self.store.get(&self.keys.init(&spec().id)).await.expect("a header");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("late.mp4");
+        std::fs::write(&file, [init].iter().chain(&slices).flatten().copied().collect::<Vec<_>>()).expect("written");
+        let mut player = std::process::Command::new("ffmpeg");
+        player.args(["-nostdin", "-v", "warning", "-xerror", "-i"]).arg(&file);
+        let played = player.args(["-map", "0:a", "-ac", "1", "-f", "f32le", "-"]).output().expect("ffmpeg");
+        assert_eq!(String::from_utf8_lossy(&played.stderr), "");
+        let sound = played.stdout.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four")));
+        (frames.collect(), sound.collect())
     }
 }
 
@@ -269,4 +316,70 @@ async fn who_is_hidden_is_not_seen() {
     hidden.make(0..1, usize::MAX).await;
     let video = |slices: Vec<Bytes>| parse_fragment(&slices[0]).expect("ours").video;
     assert!(video(shown.slices().await) != video(hidden.slices().await));
+}
+
+/// The root of the mean of the squares of what two sounds differ by.
+fn difference(one: &[f32], other: &[f32]) -> f64 {
+    let squares = one.iter().zip(other).map(|(one, other)| f64::from(one - other).powi(2));
+    (squares.sum::<f64>() / one.len() as f64).sqrt()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_is_left_out_and_nothing_else() {
+    let objects = objects_with_pause(20);
+    let length_ms = LENGTH_MS + 20_000;
+    let whole = World::new(&objects, 0, length_ms).await;
+    whole.make(0..whole.late.division.spans(), usize::MAX).await;
+    let (whole_frames, whole_sound) = whole.seen_and_heard().await;
+
+    // In the middle of a slice.
+    let world = World::new(&objects, 0, length_ms).await.cut(&[(22, 40)], 4);
+    assert_eq!((world.late.length().as_millis(), world.late.division.slices), (65_200, 17));
+    world.make(0..world.late.division.spans(), usize::MAX).await;
+    let (frames, sound) = world.seen_and_heard().await;
+    assert_eq!(frames.len(), 652);
+    for (shown, luma) in frames.iter().enumerate() {
+        let source = world.late.cuts.source(shown as u64, 10) as usize;
+        assert!(luma.abs_diff(whole_frames[source]) < 4, "frame {shown}: {luma}, not {}", whole_frames[source]);
+    }
+    assert!(frames.iter().skip(10).all(|luma| *luma > 40), "nothing is black");
+    assert!(sound.len().abs_diff(65_200 * 48) < 2048, "{} samples", sound.len());
+    let meant: Vec<_> = (0..sound.len() - 48_000)
+        .map(|shown| whole_sound[world.late.cuts.source(shown as u64, 48_000) as usize])
+        .collect();
+    let loudest = |range: Range<usize>| sound[range].iter().copied().map(f32::abs).fold(0.0, f32::max);
+    let cut = 22 * 48_000;
+    assert!(loudest(20 * 48_000..cut - 80_000) > 0.05 && loudest(cut + 25_000..cut + 48_000) > 0.05);
+    assert!(loudest(cut - 48_000..cut + 20_000) < 0.001, "no click: {}", loudest(cut - 48_000..cut + 20_000));
+    // As far as the codec gives it back, and at its sample, behind the cut too.
+    for part in [48_000..cut, cut + 48_000..meant.len()] {
+        let beside = |shift: usize| difference(&sound[part.start + shift..part.end + shift], &meant[part.clone()]);
+        assert!(beside(0) < 0.025 && beside(0) < 0.6 * beside(1), "{} beside {}", beside(0), beside(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_span_that_begins_with_a_cut_goes_on_from_what_is_before_it() {
+    let objects = objects_with_pause(20);
+    let length_ms = LENGTH_MS + 20_000;
+    // Spans of 16 s: the second one begins where the pause is left out.
+    let cut = |world: World, span| world.cut(&[(16, 34)], span);
+    let world = cut(World::new(&objects, 6000, length_ms).await, 4);
+    assert_eq!(world.late.division.spans(), 4);
+    world.make(0..4, usize::MAX).await;
+    let apart = cut(World::new(&objects, 6000, length_ms).await, 4);
+    apart.make(1..4, usize::MAX).await;
+    apart.make(0..1, 30).await;
+    apart.make(0..1, usize::MAX).await;
+    assert!(apart.slices().await == world.slices().await, "byte for byte");
+
+    let at_once = cut(World::new(&objects, 6000, length_ms).await, 100);
+    at_once.make(0..1, usize::MAX).await;
+    let ((frames, sound), (expected, heard)) = (world.seen_and_heard().await, at_once.seen_and_heard().await);
+    assert!(frames == expected, "whoever shows it");
+    let unlike = difference(&sound, &heard);
+    assert!(unlike < 0.01 && sound.len() == heard.len(), "{unlike}");
+    let join = 16 * 48_000;
+    let loudest = sound[join - 14_400..join + 14_400].iter().copied().map(f32::abs).fold(0.0, f32::max);
+    assert!(loudest < 0.001, "no click: {loudest}");
 }

@@ -14,12 +14,13 @@ use super::growing::{Piece, Pieces};
 use super::pictures::Wanted;
 use super::relay::{Allowed, Made, Order};
 use super::works::Works;
-use super::{Ending, Error, in_thread};
+use super::{Ending, Error};
 use crate::encode::EncodedSlice;
 use crate::engine::crashes::{Crashes, Verdict};
 use crate::engine::process::{Buried, Death, MEMORY_BYTES, Process, START_LIMIT};
 use crate::engine::wire::{self, Kind};
 use crate::engine::{self, Isolation};
+use crate::workers::in_thread;
 
 /// How long an answer may take: a picture of a slice takes its decoding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
@@ -90,7 +91,7 @@ impl Maker {
         match self {
             Self::Here(here) => {
                 let works = here.works.get().take().ok_or(Error::Crashed)?;
-                let notes = in_thread(move || works.finish(ending)).await??;
+                let notes = in_thread(Error::Crashed, move || works.finish(ending)).await??;
                 Ok((here.pieces.take(), notes))
             }
             Self::There(there) => {
@@ -143,7 +144,7 @@ impl Here {
             Some(works) => works,
             None => Box::new(Works::new(&self.order, self.pieces.clone())?),
         };
-        let (works, done) = in_thread(move || {
+        let (works, done) = in_thread(Error::Crashed, move || {
             let done = work(&mut works);
             (works, done)
         })

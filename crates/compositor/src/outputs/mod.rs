@@ -23,15 +23,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::key::{Key, NameError, RecordingKeys};
+use roomreel_shared::late::LateJob;
 use roomreel_shared::output::{Kind, Names, Output};
 use roomreel_shared::ports::{ObjectStore, StoreError};
 use roomreel_shared::time::RoomTime;
@@ -48,6 +47,7 @@ use crate::engine::{self, Isolation};
 use crate::export;
 use crate::join::{Joiner, OutOfOrder};
 use crate::mux;
+use crate::workers::in_thread;
 use growing::{Content, Piece};
 use joined::{Joined, Uploads};
 use maker::Maker;
@@ -455,22 +455,22 @@ impl Outputs {
     }
 
     /// Ends and stores what is joined of all the slices, and the captions: they stand afterwards, unless the answer is `false` and
-    /// [`Self::join`] has more to do. The slices show the whole of what the windows tell, or a `stretch` of it.
+    /// [`Self::join`] has more to do. The slices show the whole of what the windows tell, or what a `late` render shows of it.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub async fn finish_joined(&mut self, stretch: Option<Range<Duration>>) -> Result<bool, Error> {
-        let samples = self.ending(stretch.as_ref()).samples();
+    pub async fn finish_joined(&mut self, late: Option<&LateJob>) -> Result<bool, Error> {
+        let samples = self.ending(late).samples();
         for file in &mut self.joined {
             if !file.finish(&self.store, samples).await? {
                 return Ok(false);
             }
             self.ready.insert(file.key().clone());
         }
-        if let Some((output, captions)) = &mut self.told.captions {
-            if let Some(stretch) = stretch {
-                captions.cut(stretch.start.as_micros() as i64, stretch.end.as_micros() as i64);
-            }
+        if let Some((output, captions)) = &self.told.captions {
+            // Of the whole, should this step be made again.
+            let cut = late.map(|late| captions.cut(late));
+            let captions = cut.as_ref().unwrap_or(captions);
             let webvtt = (self.names.key(output, ".vtt")?, captions.webvtt());
             // WebVTT without cues is one; SubRip has nothing to tell itself by.
             let srt = (captions.count().0 > 0).then(|| captions.srt());
@@ -530,8 +530,8 @@ impl Outputs {
     ///
     /// # Errors
     /// As [`Self::make`].
-    pub async fn finish_made(&mut self, stretch: Option<Range<Duration>>) -> Result<bool, Error> {
-        match self.finish_some(self.ending(stretch.as_ref())).await {
+    pub async fn finish_made(&mut self, late: Option<&LateJob>) -> Result<bool, Error> {
+        match self.finish_some(self.ending(late)).await {
             Err(error) => self.survive(error).await.map(|()| false),
             Ok(()) => Ok(true),
         }
@@ -620,9 +620,9 @@ impl Outputs {
         }
     }
 
-    fn ending(&self, stretch: Option<&Range<Duration>>) -> Ending {
+    fn ending(&self, late: Option<&LateJob>) -> Ending {
         let told = || Some(self.told.end?.micros_since(self.told.start?).max(0));
-        let cut = stretch.map(|stretch| stretch.end.saturating_sub(stretch.start).as_micros() as i64);
+        let cut = late.map(|late| late.length().as_micros() as i64);
         Ending { length_us: cut.or_else(told) }
     }
 
@@ -643,7 +643,7 @@ impl Outputs {
             return Ok(window.clone());
         }
         let object = self.store.get(&self.keys.window(number)).await?;
-        let window = in_thread(move || Window::parse(object)).await?;
+        let window = in_thread(Error::Crashed, move || Window::parse(object)).await?;
         Ok(Arc::new(window.map_err(|source| Error::Window { number, source })?))
     }
 }
@@ -715,8 +715,4 @@ pub async fn read_webm(
         slice.webm = mux::parse_fragment(&object).map_err(|source| Error::Slice { number, source })?.video;
     }
     Ok(())
-}
-
-async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Crashed)
 }

@@ -191,14 +191,6 @@ impl AudioTrack {
         self.pending.take(count)
     }
 
-    /// Moves on by `count` samples without hearing them.
-    pub fn skip(&mut self, count: usize) {
-        let end = self.pending.start + count as i64;
-        self.pop_before(time_of(end, self.start));
-        self.voices.clear();
-        self.pending = Pending { start: end, samples: VecDeque::new() };
-    }
-
     fn pop_before(&mut self, end: RoomTime) -> Vec<(Ssrc, Popped)> {
         let popped = self.intake.pop_before(end);
         self.intake.count_lost(popped.iter().map(|(_, popped)| popped.missing).sum());

@@ -15,7 +15,7 @@ use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
 use roomreel_shared::id::{NodeId, PeerId, RecordingId, RoomId, SfuId, TenantId};
 use roomreel_shared::key::RecordingKeys;
-use roomreel_shared::late::{Division, LateJob, Piece};
+use roomreel_shared::late::{Cuts, Division, LateJob, Piece};
 use roomreel_shared::policy::Policy;
 use roomreel_shared::ports::{Change, Ports};
 use roomreel_shared::subject::Writer;
@@ -277,7 +277,14 @@ fn share(world: &World, node: &str, length_ms: u64, piece: Piece) -> RenderJob {
         composite: Some(world.composite.clone()),
         documents: false,
         failures: 0,
-        late: Some(LateJob { from_us: 0, to_us: length_ms * 1000, hidden: None, division, piece }),
+        late: Some(LateJob {
+            from_us: 0,
+            to_us: length_ms * 1000,
+            cuts: Cuts::default(),
+            hidden: None,
+            division,
+            piece,
+        }),
     }
 }
 

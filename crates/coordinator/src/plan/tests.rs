@@ -6,7 +6,7 @@ use roomreel_shared::cluster::{ActiveRecording, FoldSpec, Node, Progress, Render
 use roomreel_shared::composite::CompositeSpec;
 use roomreel_shared::event::{EventKind, StopReason};
 use roomreel_shared::id::RecordingId;
-use roomreel_shared::late::{ActiveRender, Division, LateRender, LateSpec, LateState, Piece};
+use roomreel_shared::late::{ActiveRender, Cuts, Division, LateRender, LateSpec, LateState, Piece};
 use roomreel_shared::policy::{Audience, Policy};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::recording::{Recording, State};
@@ -941,12 +941,21 @@ fn ask_late_of(cluster: &mut Cluster, tenant: &str, composite: &str, spans: u64)
         slices: division.slices,
         rendered: 0,
         duration_ms: 0,
+        shown_ms: Vec::new(),
         requested_by: String::new(),
         created_at: OffsetDateTime::UNIX_EPOCH,
         finished_at: None,
         files: Vec::new(),
     };
-    let active = ActiveRender { render, fold, stretch_us: (0, 1), division, spans_per_job: 0, done: BTreeSet::new() };
+    let active = ActiveRender {
+        render,
+        fold,
+        stretch_us: (0, 1),
+        cuts: Cuts::default(),
+        division,
+        spans_per_job: 0,
+        done: BTreeSet::new(),
+    };
     cluster.alive.late.insert((id("01r"), composite.id), active);
     cluster.settle();
 }
