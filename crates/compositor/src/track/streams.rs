@@ -122,10 +122,11 @@ fn a_lost_picture_of_an_upper_layer_freezes_nothing() {
     }
 }
 
-/// A stream of H.265 by libx265, in four slices a picture, of which every other is one that nothing builds on.
-fn h265() -> Vec<(i64, PacketView)> {
-    let parameters = "log-level=none:bframes=3:b-adapt=0:keyint=999:scenecut=0:rc-lookahead=5:ref=2:slices=4";
-    let options = [("preset", "ultrafast"), ("x265-params", parameters)];
+/// A stream of H.265 by libx265, in four slices a picture, of which every other is one that nothing builds on; with more `parameters`.
+fn h265(parameters: &str) -> Vec<(i64, PacketView)> {
+    let parameters =
+        format!("log-level=none:bframes=3:b-adapt=0:scenecut=0:rc-lookahead=5:ref=2:slices=4:{parameters}");
+    let options = [("preset", "ultrafast"), ("x265-params", &*parameters)];
     let pictures = coded("libx265", &options, (320, 180), 40, |canvas, index| {
         let stride = canvas.stride(0);
         for (row, line) in canvas.plane_mut(0).chunks_mut(stride).enumerate() {
@@ -149,7 +150,7 @@ fn h265() -> Vec<(i64, PacketView)> {
 
 #[test]
 fn a_lost_picture_of_h265_costs_what_builds_on_it() {
-    let packets = h265();
+    let packets = h265("keyint=999");
     let whole = seen(&Codec::H265, &packets, &BTreeSet::new());
     let first = packets[0].1.timestamp();
     let of_key = packets.iter().filter(|(_, view)| view.timestamp() == first).count();
@@ -164,6 +165,57 @@ fn a_lost_picture_of_h265_costs_what_builds_on_it() {
     let alone = costs.iter().filter(|cost| **cost == 1).count();
     // Of four packets the first and the last leave it open whether another picture is missing.
     assert!(alone * 8 > costs.len(), "nothing builds on every other picture: {costs:?}");
+}
+
+/// Type of the unit that a payload is.
+fn unit_type(view: &PacketView) -> u8 {
+    view.payload()[0] >> 1 & 0x3f
+}
+
+#[test]
+fn what_leads_an_open_group_shows_nothing_that_was_not_meant() {
+    const CRA: u8 = 21;
+    const LEADING: std::ops::RangeInclusive<u8> = 8..=9;
+    let packets = h265("keyint=12:min-keyint=12:open-gop=1:repeat-headers=1");
+    let (first, at) = (packets[0].1.timestamp(), |index: usize| packets[index].1.timestamp());
+    let of_type = |wanted: &dyn Fn(u8) -> bool| -> Vec<usize> {
+        (0..packets.len()).filter(|index| wanted(unit_type(&packets[*index].1))).collect()
+    };
+    let (open, leading) = (of_type(&|found| found == CRA), of_type(&|found| LEADING.contains(&found)));
+    assert!(open.len() >= 8 && leading.len() >= 8, "{} slices of CRA, {} that lead", open.len(), leading.len());
+
+    // As the decoder shows it by itself, nothing lost.
+    let mut meant = BTreeMap::new();
+    let mut decoder = VideoDecoder::new(&Codec::H265).expect("a decoder");
+    for picture in packets.chunk_by(|(_, one), (_, other)| one.timestamp() == other.timestamp()) {
+        let units: Vec<_> = picture.iter().map(|(_, view)| [&[0, 0, 0, 1], &view.payload()[..]].concat()).collect();
+        let time = picture[0].1.timestamp().since(first);
+        for (at, picture) in decoder.decode(&units.concat(), time).expect("a whole stream") {
+            let rows = picture.y().chunks(picture.stride(0)).map(|row| &row[..picture.width()]);
+            meant.insert(at, rows.collect::<Vec<_>>().concat());
+        }
+    }
+    let check = |lost: &BTreeSet<usize>, why: &str| {
+        let left = seen(&Codec::H265, &packets, lost);
+        for (at, luma) in &left {
+            assert!(meant[at] == *luma, "{why}, the picture at {at} shows something else");
+        }
+        left
+    };
+    // Of a whole stream all is seen but what leads a group.
+    let whole = check(&BTreeSet::new(), "with nothing lost");
+    let led: BTreeSet<_> = leading.iter().map(|index| at(*index).since(first)).collect();
+    assert!(meant.keys().all(|at| whole.contains_key(at) != led.contains(at)), "{led:?} lead, seen {:?}", whole.keys());
+    for lost in 0..packets.len() {
+        check(&BTreeSet::from([lost]), &format!("without packet {lost}"));
+    }
+    // A key picture is lost as a whole; and the stream begins with one that an open group follows.
+    let second = of_type(&|found| found == CRA).into_iter().filter(|index| at(*index) == at(open[0])).collect();
+    check(&second, "without a key picture");
+    // Its parameter sets stand before it.
+    let before = (0..packets.len()).take_while(|index| at(*index) != at(open[4])).collect();
+    let begun = check(&before, "from the second key picture on");
+    assert_eq!(begun.keys().next(), Some(&at(open[4]).since(first)));
 }
 
 #[test]
