@@ -124,9 +124,9 @@ mod tests {
             assert_eq!(cuts.shown(source, 10), shown, "where it was cut");
         }
         assert_eq!(cuts.sources(5..35, 10), [15..20, 50..70, 80..85]);
-        assert_eq!(cuts.sources(0..10, 10), [10..20]);
+        assert_eq!(cuts.sources(0..15, 10), [10..20, 50..55]);
         assert_eq!(cuts.sources(10..10, 10), []);
         let none = Cuts::default();
-        assert_eq!((none.source(7, 10), none.shown(7, 10), none.sources(3..9, 10)), (7, 7, vec![3..9]));
+        assert_eq!((none.source(7, 10), none.shown(7, 10), none.sources(3..9, 10).len()), (7, 7, 1));
     }
 }
