@@ -86,8 +86,8 @@ impl Core {
         self.begin_grace(now, room_id, was_kept);
     }
 
-    /// The cluster said whether a recording of the room goes on. It may be one of an earlier session, which says nothing of
-    /// whether this one is recorded: see [`Self::on_begun`].
+    /// The cluster said whether a recording of the room goes on. It may be one of an earlier session: that this one is recorded
+    /// is known when a watermark covers its first event.
     pub fn on_recording_state(&mut self, now: Duration, room_id: &RoomId, recording: &RecordingId, active: bool) {
         let Some(room) = self.rooms.get_mut(room_id) else { return };
         let was_kept = room.is_kept();
