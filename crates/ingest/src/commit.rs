@@ -33,6 +33,18 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// What follows a create, of which `failures` have failed by now: a store that goes on answering so is not asked again at once.
+    #[must_use]
+    pub fn paced(self, failures: u32) -> Self {
+        match self {
+            Self::Create if failures > 1 => Self::CreateLater,
+            Self::ReadBack if failures > 1 => Self::ReadBackLater,
+            step => step,
+        }
+    }
+}
+
 /// After the answer to a create.
 #[must_use]
 pub fn after_create(answer: &Result<(), StoreError>) -> Step {
@@ -93,6 +105,15 @@ mod tests {
         assert!(matches!(after_read_back(Err(StoreError::NotFound { key: key() }), hash, 4), Step::Create));
         assert!(matches!(after_read_back(Err(unavailable()), hash, 4), Step::ReadBackLater));
         assert!(matches!(after_read_back(Ok(Bytes::from_static(b"torn")), hash, 4), Step::ReadBackLater));
+    }
+
+    #[test]
+    fn a_store_that_goes_on_refusing_is_not_asked_at_wire_speed() {
+        let conflict = || after_create(&Err(StoreError::Conflict { key: key() }));
+        let exists = || after_create(&Err(StoreError::AlreadyExists { key: key() }));
+        assert!(matches!((conflict().paced(1), exists().paced(1)), (Step::Create, Step::ReadBack)));
+        assert!(matches!((conflict().paced(2), exists().paced(2)), (Step::CreateLater, Step::ReadBackLater)));
+        assert!(matches!(after_create(&Ok(())).paced(9), Step::Done));
     }
 
     #[test]

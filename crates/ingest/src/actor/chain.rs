@@ -105,7 +105,7 @@ async fn resolve(store: Arc<dyn ObjectStore>, key: Key, window: Box<SealedWindow
                         tracing::warn!(%error, "a window cannot be committed; the log keeps what comes, trying again");
                     }
                 }
-                after_create(&answer)
+                after_create(&answer).paced(failures)
             }
             Step::ReadBack => after_read_back(store.get(&key).await, window.hash, window.header.epoch),
             Step::CreateLater => {
