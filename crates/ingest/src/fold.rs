@@ -98,6 +98,10 @@ impl Fold {
                     self.tracks.insert(open.key, track);
                     continue;
                 }
+                RoomOutput::CloseTrack(key) => {
+                    self.tracks.remove(&key);
+                    continue;
+                }
                 RoomOutput::ToTrack(key, input) => {
                     if let Some(track) = self.tracks.get_mut(&key) {
                         track.on_input(input, &mut answers);

@@ -12,10 +12,13 @@ pub mod commit;
 pub mod config;
 pub mod fold;
 pub mod keyframe;
-
+mod log_clock;
+#[cfg(test)]
+mod many;
 mod metrics;
 pub mod node;
 mod order;
+mod past;
 mod ranges;
 pub mod room;
 mod roster;

@@ -9,6 +9,7 @@
 
 mod events;
 mod prelude;
+mod retire;
 mod seal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,21 +26,22 @@ use roomreel_shared::ports::LogEntry;
 use roomreel_shared::rtp::Ssrc;
 use roomreel_shared::subject::{self, Address, Entry, Shard, Writer};
 use roomreel_shared::time::{LogTime, RoomTime};
-use roomreel_shared::window::{Final, Hash, Header, TrackKey, Window};
+use roomreel_shared::window::{Final, Gap, Hash, Header, TrackKey, Window};
 use roomreel_shared::wire;
 
 use self::prelude::Prelude;
+use self::retire::MAX_RETIRED;
 use crate::clock::RoomClock;
 use crate::config::FoldConfig;
+use crate::log_clock::{self, LogClock};
 use crate::order::{Held, Order};
+use crate::past::Past;
 use crate::ranges::Ranges;
 use crate::roster::{MAX_TRACKS, Roster};
 use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
 
 /// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
 const CLOCK_GRID_US: i64 = 100_000;
-/// A broker's clock may be set back by this when another server leads.
-const CLOCK_SLACK: Duration = Duration::from_secs(5);
 /// Most starts of SFUs, and of coordinators, that are told apart in one room.
 const MAX_EVENT_STREAMS: usize = 256;
 /// The writer of control entries, as errors name it.
@@ -50,6 +52,8 @@ const THE_COORDINATOR: &str = "the coordinator";
 pub enum RoomOutput {
     /// Begin this track's fold.
     OpenTrack(OpenTrack),
+    /// The track is over and was dropped: end its fold.
+    CloseTrack(TrackKey),
     /// Tell this track.
     ToTrack(TrackKey, TrackInput),
     /// Commit this window.
@@ -213,6 +217,12 @@ pub struct RoomFold {
     config: FoldConfig,
     phase: Phase,
     roster: Roster,
+    /// Numberings of tracks that are over and were dropped.
+    retired: Past,
+    /// Who sent dropped tracks and is not known as a participant.
+    senders: BTreeSet<String>,
+    /// What of tracks that are too many has come since the last window.
+    refused: BTreeMap<(TrackKey, Incarnation), Gap>,
     clock: RoomClock,
     events: BTreeMap<EventStream, Order<EventMessage>>,
     /// Numbers of events of SFUs that were given up.
@@ -221,6 +231,7 @@ pub struct RoomFold {
     lost_events: u64,
     /// Log time of the first event of each.
     began: BTreeMap<EventStream, LogTime>,
+    log_clock: LogClock,
     /// Running maximum of log time.
     now: LogTime,
     sfu_time: LogTime,
@@ -263,12 +274,16 @@ impl RoomFold {
             identity,
             config,
             phase: Phase::Before,
+            retired: Past::new(MAX_RETIRED),
+            senders: BTreeSet::new(),
+            refused: BTreeMap::new(),
             clock: RoomClock::default(),
             events: BTreeMap::new(),
             missing_events: BTreeMap::new(),
             lost_events: 0,
             began: BTreeMap::new(),
             stopping: None,
+            log_clock: LogClock::default(),
             now: LogTime::from_micros(i64::MIN),
             sfu_time: LogTime::default(),
             folded: 0,
@@ -310,12 +325,15 @@ impl RoomFold {
         let policy = spec.policy.clone();
         let mut fold = Self::new(spec, identity, config);
         fold.roster = Roster::read(carry, policy);
+        fold.retired.extend_from_wire(&carry.retired);
+        fold.senders = carry.senders.iter().cloned().collect();
         fold.phase = if header.end.is_some() { Phase::Finished } else { Phase::Open };
         fold.window = header.window + 1;
         fold.window_start = header.log_span.1;
         fold.previous = Some(last.hash());
         fold.room_start = header.room_start;
         fold.now = LogTime::from_micros(carry.log_time_us);
+        fold.log_clock = LogClock::read(carry);
         // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
         fold.sfu_time = fold.now;
         fold.folded = carry.log_sequence;
@@ -358,6 +376,7 @@ impl RoomFold {
         self.seen = 0;
         self.folded = 0;
         self.rewound = true;
+        self.log_clock.on_rewound();
     }
 
     /// Whether answers of tracks are outstanding; no entry may be fed then.
@@ -392,8 +411,9 @@ impl RoomFold {
     }
 
     /// Feeds the next entry of the log.
-    pub fn on_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
+    pub fn on_entry(&mut self, mut entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
         debug_assert!(!self.is_waiting(), "I3: no entry while a window is being sealed");
+        entry.time = self.log_clock.time(entry.sequence, entry.time, self.now, self.seen);
         let now = self.now.max(entry.time);
         if self.phase == Phase::Open && self.stopping.is_none() && now >= self.window_start + self.duration() {
             // Several windows' time may have passed without an entry: they are one window, numbers have no holes.
@@ -580,7 +600,17 @@ impl RoomFold {
             return Err(DamagedReason::WrongPlace { named, expected: format!("{}/{}", self.spec.room, key.track) });
         }
         self.begin_without_beginning(entry.time, outputs);
-        self.open_track(&key, outputs)?;
+        if let Some(stand) = self.retired.get(batch.incarnation)
+            && !self.on_retired(&key, &batch, stand, again, outputs)?
+        {
+            return Ok(());
+        }
+        if let Err(why) = self.open_track(&key, entry.time, outputs) {
+            if self.phase == Phase::Open && !again {
+                self.refuse(&key, &batch);
+            }
+            return Err(why);
+        }
         if !again {
             self.sfu_time = self.sfu_time.max(entry.time);
             self.clock.observe(batch.packets[batch.packets.len() - 1].time, entry.time);
@@ -600,14 +630,21 @@ impl RoomFold {
         Ok(())
     }
 
-    fn open_track(&mut self, key: &TrackKey, outputs: &mut Vec<RoomOutput>) -> Result<(), DamagedReason> {
-        if self.roster.tracks.contains_key(key) {
+    /// Something of a track has come, which the log stored at `time`: begins it, if it is not there.
+    fn open_track(
+        &mut self,
+        key: &TrackKey,
+        time: LogTime,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> Result<(), DamagedReason> {
+        if let Some(track) = self.roster.tracks.get_mut(key) {
+            track.heard = track.heard.max(time);
             return Ok(());
         }
         if self.roster.tracks.len() >= MAX_TRACKS || matches!(self.phase, Phase::Ending(..)) {
             return Err(DamagedReason::TooMany);
         }
-        let admission = self.roster.open_track(key);
+        let admission = self.roster.open_track(key, time);
         let state = wire::TrackState::default();
         outputs.push(RoomOutput::OpenTrack(OpenTrack { key: key.clone(), state, admission, now: self.now }));
         Ok(())
@@ -719,7 +756,7 @@ impl RoomFold {
     fn begin_without_beginning(&mut self, time: LogTime, outputs: &mut Vec<RoomOutput>) {
         let Some(beginning) = self.spec.beginning.filter(|_| self.phase == Phase::Before) else { return };
         // A log that is read again from before the session shows earlier ones.
-        if !self.rewound || time + CLOCK_SLACK >= beginning.log_time {
+        if !self.rewound || time + log_clock::SLACK >= beginning.log_time {
             self.from_zero = true;
             self.begin(beginning.time, time, outputs);
         }

@@ -9,13 +9,13 @@ use roomreel_shared::event::{EventKind, Producer};
 use roomreel_shared::id::{PeerId, SfuId};
 use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::subject::Writer;
-use roomreel_shared::time::RoomTime;
+use roomreel_shared::time::{LogTime, RoomTime};
 use roomreel_shared::window::{AcceptedReason, MAX_PARTICIPANTS, TrackKey};
 use roomreel_shared::wire;
 
 use crate::track::Admission;
 
-/// Most tracks of a room; a publisher that announces more is hostile.
+/// Most tracks that a room has at once; a publisher that announces more is hostile.
 pub(crate) const MAX_TRACKS: usize = 4096;
 /// Bytes of a name that every window carries over; the event that says all of it is stored.
 const MAX_NAME_BYTES: usize = 256;
@@ -28,6 +28,10 @@ pub(crate) struct Track {
     pub(crate) producer: Option<Arc<Producer>>,
     pub(crate) paused: bool,
     pub(crate) closed: bool,
+    /// Its publisher stopped without closing it.
+    pub(crate) abandoned: bool,
+    /// Log time of its newest entry.
+    pub(crate) heard: LogTime,
     /// What it was told becomes of its packets.
     pub(crate) admission: Option<Admission>,
 }
@@ -136,6 +140,7 @@ impl Roster {
                     track.producer = Some(Arc::new(producer.clone()));
                     track.paused = false;
                     track.closed = false;
+                    track.abandoned = false;
                 }
             }
             EventKind::ProducerClosed { track, .. } => self.with_track(&key(track), |track| track.closed = true),
@@ -184,21 +189,31 @@ impl Roster {
         state.producer = track.producer.as_deref().map(Into::into);
         state.paused = track.paused;
         state.closed = track.closed;
+        state.abandoned = track.abandoned;
+        state.heard_us = track.heard.as_micros();
     }
 
     /// Adds a track from its state; answers what becomes of its packets.
     pub(crate) fn read_track(&mut self, key: &TrackKey, state: &wire::TrackState) -> Admission {
         let producer = state.producer.clone().and_then(|wire| Producer::try_from(wire).ok()).map(Arc::new);
-        let track = Track { producer, paused: state.paused, closed: state.closed, admission: None };
+        let heard = LogTime::from_micros(state.heard_us);
+        let wire::TrackState { paused, closed, abandoned, .. } = *state;
+        let track = Track { producer, paused, closed, abandoned, heard, admission: None };
         self.tracks.insert(key.clone(), track);
-        self.open_track(key)
+        self.open_track(key, heard)
     }
 
-    /// Adds a track of which nothing is known, unless it is there; answers what becomes of its packets.
-    pub(crate) fn open_track(&mut self, key: &TrackKey) -> Admission {
+    /// Adds a track of which nothing is known, unless it is there; answers what becomes of its packets. `heard`: when.
+    pub(crate) fn open_track(&mut self, key: &TrackKey, heard: LogTime) -> Admission {
         let admission = self.admission(key);
-        self.tracks.entry(key.clone()).or_default().admission = Some(admission);
+        let track = self.tracks.entry(key.clone()).or_insert_with(|| Track { heard, ..Track::default() });
+        track.admission = Some(admission);
         admission
+    }
+
+    /// Whether that is somebody of whom the windows tell.
+    pub(crate) fn is_participant(&self, peer: &PeerId) -> bool {
+        self.participants.contains_key(peer)
     }
 
     /// Tracks whose packets fare differently since they were last told.

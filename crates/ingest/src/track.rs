@@ -22,13 +22,16 @@ use roomreel_shared::wire;
 use crate::config::FoldConfig;
 use crate::keyframe;
 use crate::order::{Held, Order};
+use crate::past::{Past, Stand};
 use crate::ranges::Ranges;
 use crate::stream::{Run, Stream};
 
 pub use message::{Admission, Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
 
-/// Most incarnations of a track that are remembered; the longest silent goes first.
+/// Most incarnations of a track that are followed. One that has ended and waits for nothing makes room for the next.
 const MAX_INCARNATIONS: usize = 16;
+/// Most incarnations of a track beyond them of which it is remembered how far they came.
+const MAX_PAST: usize = 256;
 /// Most RTP streams of a track that are remembered; the longest silent goes first.
 const MAX_STREAMS: usize = 64;
 /// Most publisher gaps that are remembered before their turn.
@@ -119,6 +122,7 @@ pub struct TrackFold {
     producer: Option<Arc<Producer>>,
     now: LogTime,
     incarnations: BTreeMap<Incarnation, Numbering>,
+    past: Past,
     streams: Vec<Stream>,
     open: Open,
     want: Option<Want>,
@@ -148,6 +152,8 @@ impl TrackFold {
                 Some((Incarnation::new(wire.incarnation)?, numbering))
             })
             .collect();
+        let mut past = Past::new(MAX_PAST);
+        past.extend_from_wire(&state.past);
         Self {
             key: key.clone(),
             config,
@@ -155,6 +161,7 @@ impl TrackFold {
             producer: state.producer.clone().and_then(|wire| Producer::try_from(wire).ok()).map(Arc::new),
             now: *now,
             incarnations,
+            past,
             streams: state.streams.iter().map(Stream::from_wire).collect(),
             open: Open::default(),
             want: None,
@@ -208,10 +215,16 @@ impl TrackFold {
         let incarnation = batch.batch.incarnation;
         let number = batch.batch.batch_no;
         if !self.incarnations.contains_key(&incarnation) {
+            if self.is_past(incarnation, number) {
+                self.open.counts.duplicate_batches += 1;
+                return;
+            }
             if self.ended.is_some() {
                 return;
             }
-            self.begin_incarnation(&batch);
+            if !self.recall(incarnation) {
+                self.begin_incarnation(&batch);
+            }
         }
         let recording = self.admission != Admission::NotRecording;
         let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
@@ -249,22 +262,48 @@ impl TrackFold {
         }
         let from_zero = batch.from_zero && self.admission != Admission::NotRecording;
         let (next, packet) = if from_zero { (0, 0) } else { (batch_no, first_packet_no) };
-        if self.incarnations.len() >= MAX_INCARNATIONS {
-            let idle = self.incarnations.iter().filter(|(_, numbering)| numbering.order.first_held().is_none());
-            // Of equals the smallest number goes: which one does not matter, that it is the same one does (I3).
-            let oldest = idle.min_by_key(|(_, numbering)| !numbering.ended).or(self.incarnations.first_key_value());
-            if let Some(oldest) = oldest.map(|(incarnation, _)| *incarnation) {
-                self.incarnations.remove(&oldest);
-            }
-        }
+        self.make_room();
         // What a stream sent between two publishers had no publisher: the network did not lose it.
         self.streams.iter_mut().for_each(Stream::interrupt);
         self.incarnations.insert(incarnation, Numbering { began: batch.time, ..Numbering::new(next, packet) });
     }
 
+    /// Forgets an incarnation but for how far it came, if there are too many.
+    fn make_room(&mut self) {
+        if self.incarnations.len() < MAX_INCARNATIONS {
+            return;
+        }
+        let idle = self.incarnations.iter().filter(|(_, numbering)| !numbering.order.is_waiting());
+        // Of equals the smallest number goes: which one does not matter, that it is the same one does (I3).
+        let oldest = idle.min_by_key(|(_, numbering)| !numbering.ended).or(self.incarnations.first_key_value());
+        let Some(oldest) = oldest.map(|(incarnation, _)| *incarnation) else { return };
+        self.settle_one(oldest);
+        if let Some(numbering) = self.incarnations.remove(&oldest) {
+            let stand = Stand { next_batch_no: numbering.order.next(), next_packet_no: numbering.next_packet_no };
+            self.past.push(oldest, stand);
+        }
+    }
+
+    /// Whether the number is of an incarnation that is over, and has had its turn.
+    fn is_past(&self, incarnation: Incarnation, number: u64) -> bool {
+        self.past.get(incarnation).is_some_and(|stand| number < stand.next_batch_no)
+    }
+
+    /// Goes on with an incarnation that is over, if it is one: more of it has come.
+    fn recall(&mut self, incarnation: Incarnation) -> bool {
+        let Some(Stand { next_batch_no, next_packet_no }) = self.past.take(incarnation) else { return false };
+        self.make_room();
+        let numbering = Numbering { ended: true, ..Numbering::new(next_batch_no, next_packet_no) };
+        self.incarnations.insert(incarnation, numbering);
+        true
+    }
+
     fn on_poisoned(&mut self, batch: &Arc<TrackBatch>) {
         let RtpBatch { incarnation, batch_no, .. } = batch.batch;
-        if !self.incarnations.contains_key(&incarnation) {
+        if self.is_past(incarnation, batch_no) {
+            return;
+        }
+        if !self.incarnations.contains_key(&incarnation) && !self.recall(incarnation) {
             self.begin_incarnation(batch);
         }
         while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
@@ -288,6 +327,12 @@ impl TrackFold {
     }
 
     fn on_publisher_gap(&mut self, gap: &PublisherGap, time: RoomTime) {
+        if self.is_past(gap.incarnation, gap.batches.1) {
+            return;
+        }
+        if self.ended.is_none() {
+            self.recall(gap.incarnation);
+        }
         let full = self.incarnations.len() >= MAX_INCARNATIONS || self.ended.is_some();
         if self.admission == Admission::NotRecording || full && !self.incarnations.contains_key(&gap.incarnation) {
             return;
@@ -310,6 +355,12 @@ impl TrackFold {
 
     /// The publisher says how far its numbers went.
     fn on_end(&mut self, end: &TrackEnd, time: RoomTime, from_zero: bool) {
+        if self.past.get(end.incarnation).is_some_and(|stand| end.next_batch_no <= stand.next_batch_no) {
+            return;
+        }
+        if self.ended.is_none() {
+            self.recall(end.incarnation);
+        }
         let is_known = self.incarnations.contains_key(&end.incarnation);
         if self.admission == Admission::NotRecording
             || self.ended.is_some()
@@ -389,10 +440,12 @@ impl TrackFold {
     /// Waits for nothing any more.
     fn settle(&mut self) {
         let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
-        for incarnation in incarnations {
-            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.is_waiting()) {
-                self.give_up(incarnation);
-            }
+        incarnations.into_iter().for_each(|incarnation| self.settle_one(incarnation));
+    }
+
+    fn settle_one(&mut self, incarnation: Incarnation) {
+        while self.incarnations.get(&incarnation).is_some_and(|n| n.order.is_waiting()) {
+            self.give_up(incarnation);
         }
     }
 
@@ -595,6 +648,7 @@ impl TrackFold {
                 track_id: self.key.track.to_string(),
                 incarnations,
                 streams: self.streams.iter().map(Stream::to_wire).collect(),
+                past: self.past.to_wire(),
                 ..Default::default()
             },
             held: self.held(),

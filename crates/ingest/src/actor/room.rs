@@ -380,6 +380,11 @@ impl RoomState {
         for output in outputs.drain(..) {
             match output {
                 RoomOutput::OpenTrack(open) => self.open_track(myself, open).await?,
+                RoomOutput::CloseTrack(key) => {
+                    if let Some(slot) = self.folding.as_mut().and_then(|folding| folding.tracks.remove(&key)) {
+                        slot.actor.stop(None);
+                    }
+                }
                 RoomOutput::ToTrack(key, input) => {
                     let slot = self.folding.as_mut().and_then(|folding| folding.tracks.get_mut(&key));
                     if let Some(slot) = slot {

@@ -68,13 +68,13 @@ impl RoomFold {
         let end = self.end_of_room(event, time).filter(|_| !is_outlived);
         self.clock.observe(event.time, time);
         if let Some(key) = roster::track_of(writer, &event.kind)
-            && self.open_track(&key, outputs).is_err()
+            && self.open_track(&key, time, outputs).is_err()
         {
             return;
         }
         self.roster.on_sfu_event(sfu, event.time, &event.kind);
         if matches!(event.kind, EventKind::RoomClosed { .. } | EventKind::ProducerClosed { .. }) {
-            self.tell_ends(sfu, event.time, &message, outputs);
+            self.tell_ends(sfu, (event.time, time), &message, outputs);
         }
         self.tell_track(writer, event, outputs);
         self.update_admissions(outputs);
@@ -227,11 +227,28 @@ impl RoomFold {
     }
 
     /// Tells tracks where their numberings end: a broker that lost the last of them left no hole behind.
-    fn tell_ends(&mut self, sfu: &SfuId, time: RoomTime, message: &Bytes, outputs: &mut Vec<RoomOutput>) {
+    fn tell_ends(
+        &mut self,
+        sfu: &SfuId,
+        (time, stored): (RoomTime, LogTime),
+        message: &Bytes,
+        outputs: &mut Vec<RoomOutput>,
+    ) {
         for end in RoomEvent::track_ends(message.clone()) {
             let key = TrackKey { sfu: sfu.clone(), track: end.track.clone() };
             // Of what came before the recording nothing is missed.
-            if self.phase == Phase::Open && self.open_track(&key, outputs).is_ok() {
+            if self.phase != Phase::Open {
+                continue;
+            }
+            if let Some(stand) = self.retired.get(end.incarnation) {
+                if end.next_batch_no <= stand.next_batch_no {
+                    continue;
+                }
+                if !self.roster.tracks.contains_key(&key) {
+                    self.recall(&key, end.incarnation, outputs);
+                }
+            }
+            if self.open_track(&key, stored, outputs).is_ok() {
                 let input = TrackInput::Ends { end, time, from_zero: self.from_zero };
                 outputs.push(RoomOutput::ToTrack(key, input));
             }
@@ -251,7 +268,7 @@ impl RoomFold {
     }
 
     /// An SFU that creates the room again was restarted. Tracks of its new start may be here before their room.
-    pub(super) fn abandon_earlier_start(&self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
+    pub(super) fn abandon_earlier_start(&mut self, stream: &EventStream, outputs: &mut Vec<RoomOutput>) {
         let starts = self.events.keys().filter(|(other, _)| *other == stream.0).count();
         if let Some(sfu) = stream.0.sfu().filter(|_| self.phase == Phase::Open && starts > 1) {
             let began = self.began.get(stream).copied().filter(|at| at.as_micros() != 0);
@@ -260,9 +277,16 @@ impl RoomFold {
     }
 
     /// Tells tracks that their publisher, who was at work before `before`, stopped without a word.
-    pub(super) fn abandon(&self, which: impl Fn(&TrackKey) -> bool, before: LogTime, outputs: &mut Vec<RoomOutput>) {
-        let tracks = self.roster.tracks.keys().filter(|key| which(key));
-        outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key.clone(), TrackInput::Abandoned { before })));
+    pub(super) fn abandon(
+        &mut self,
+        which: impl Fn(&TrackKey) -> bool,
+        before: LogTime,
+        outputs: &mut Vec<RoomOutput>,
+    ) {
+        for (key, track) in self.roster.tracks.iter_mut().filter(|(key, _)| which(key)) {
+            track.abandoned = true;
+            outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::Abandoned { before }));
+        }
     }
 
     /// Tells the tracks whose packets fare differently from here on.

@@ -61,17 +61,28 @@ impl RoomFold {
             carry_over.room_clock_us = room.as_micros();
             carry_over.room_clock_log_us = log.as_micros();
         }
+        self.log_clock.write(&mut carry_over);
         self.roster.write(&mut carry_over);
         let mut counts = Counts { lost_events: std::mem::take(&mut self.lost_events), ..Counts::default() };
         let mut gaps = Vec::new();
         let mut segments = Vec::new();
+        let mut closed = Vec::new();
         for (key, mut part) in sealing.parts {
             self.roster.write_track(&key, &mut part.state);
-            carry_over.tracks.push(part.state);
+            let is_quiet = part.segment.is_none() && part.gaps.is_empty() && part.held.is_empty();
+            if is_quiet && sealing.last.is_none() && self.is_over(&part.state, sealing.end) {
+                gaps.extend(self.retire(&key, &part.state));
+                closed.push(RoomOutput::CloseTrack(key));
+            } else {
+                carry_over.tracks.push(part.state);
+            }
             gaps.extend(part.gaps);
             segments.extend(part.segment);
             counts.add(part.counts);
         }
+        gaps.extend(std::mem::take(&mut self.refused).into_values());
+        carry_over.retired = self.retired.to_wire();
+        carry_over.senders = self.senders.iter().cloned().collect();
         let header = Header {
             tenant: self.spec.tenant.clone(),
             room: self.spec.room.clone(),
@@ -94,6 +105,7 @@ impl RoomFold {
         self.window_start = sealing.end;
         self.previous = Some(hash);
         self.from_zero = true;
+        outputs.append(&mut closed);
         outputs.push(RoomOutput::Commit(Box::new(SealedWindow { header, object, hash, counts })));
         if sealing.last.is_some() {
             self.phase = Phase::Finished;

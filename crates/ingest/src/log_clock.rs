@@ -1,0 +1,119 @@
+//! Log time: what the log's clock says, less its steps backwards.
+//!
+//! The server that leads the log stamps its entries, and another one's clock may be behind. Log time goes on from where it was
+//! then, or nothing would be sealed, asked for or given up until that clock has caught up. A step forwards cannot be told from
+//! silence and counts.
+//!
+//! Owns where steps were. They are kept by sequence: an entry that is read again has the time it had (I3).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use roomreel_shared::time::LogTime;
+use roomreel_shared::wire;
+
+/// What is no step: entries of several servers, a clock that is corrected.
+pub(crate) const SLACK: Duration = Duration::from_secs(5);
+/// Most steps that are kept; entries from before them are not read again.
+const MAX_STEPS: usize = 64;
+
+/// The steps, and what they add up to.
+#[derive(Debug, Default)]
+pub(crate) struct LogClock {
+    /// From this sequence on, log time is ahead of the log's clock by so many microseconds.
+    steps: VecDeque<(u64, i64)>,
+    /// The log was rolled back: its entries are old until they have caught up.
+    rewound: bool,
+}
+
+impl LogClock {
+    /// Log time of an entry which the log's clock says was stored at `stored`; `now` is the newest log time, and entries up
+    /// to `seen` were read before.
+    pub(crate) fn time(&mut self, sequence: u64, stored: LogTime, now: LogTime, seen: u64) -> LogTime {
+        let step = self.steps.iter().rev().find(|(from, _)| *from <= sequence);
+        let time = stored.offset_micros(step.map_or(0, |(_, ahead)| *ahead));
+        if sequence <= seen {
+            return time;
+        }
+        let is_behind = time + SLACK < now;
+        if !is_behind {
+            self.rewound = false;
+        } else if !self.rewound {
+            self.steps.push_back((sequence, now.micros_since(stored)));
+            if self.steps.len() > MAX_STEPS {
+                self.steps.pop_front();
+            }
+            return now;
+        }
+        time
+    }
+
+    /// The log was rolled back: its sequences say nothing any more.
+    pub(crate) fn on_rewound(&mut self) {
+        self.steps = self.steps.back().map(|(_, ahead)| (0, *ahead)).into_iter().collect();
+        self.rewound = true;
+    }
+
+    /// Reads what [`LogClock::write`] wrote.
+    pub(crate) fn read(carry: &wire::CarryOver) -> Self {
+        let steps = carry.clock_steps.iter().map(|step| (step.sequence, step.ahead_us)).take(MAX_STEPS).collect();
+        Self { steps, rewound: carry.rewound }
+    }
+
+    /// Writes what is needed for entries behind `carry.log_sequence`.
+    pub(crate) fn write(&self, carry: &mut wire::CarryOver) {
+        let past = self.steps.iter().filter(|(from, _)| *from <= carry.log_sequence).count();
+        let steps = self.steps.iter().skip(past.saturating_sub(1));
+        carry.clock_steps = steps.map(|&(sequence, ahead_us)| wire::ClockStep { sequence, ahead_us }).collect();
+        carry.rewound = self.rewound;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: i64) -> LogTime {
+        LogTime::from_micros(s * 1_000_000)
+    }
+
+    #[test]
+    fn steps_backwards_are_left_out() {
+        let mut clock = LogClock::default();
+        let (mut now, mut seen) = (at(i64::MIN / 1_000_000), 0);
+        let entries = [
+            (1000, 1000, "the first"),
+            (1010, 1010, "goes on"),
+            (1006, 1006, "a small step stays what it is"),
+            (410, 1010, "ten minutes back"),
+            (412, 1012, "goes on from there"),
+            (1011, 1611, "forwards counts"),
+            (10, 1611, "back again"),
+            (11, 1612, "and on"),
+        ];
+        for (sequence, (stored, expected, what)) in (1..).zip(entries) {
+            let time = clock.time(sequence, at(stored), now, seen);
+            assert_eq!(time, at(expected), "{what}");
+            now = now.max(time);
+            seen = sequence;
+            let mut carry = wire::CarryOver { log_sequence: 2, ..Default::default() };
+            clock.write(&mut carry);
+            clock = LogClock::read(&carry);
+        }
+        for (sequence, (stored, expected, what)) in (1..).zip(entries) {
+            assert_eq!(clock.time(sequence, at(stored), now, seen), at(expected), "{what}, read again");
+        }
+        let mut carry = wire::CarryOver { log_sequence: 5, ..Default::default() };
+        clock.write(&mut carry);
+        assert_eq!(carry.clock_steps.iter().map(|step| step.sequence).collect::<Vec<_>>(), [4, 7]);
+    }
+
+    #[test]
+    fn a_log_that_is_read_again_is_no_clock_that_was_set_back() {
+        let mut clock = LogClock::default();
+        clock.on_rewound();
+        assert_eq!(clock.time(1, at(100), at(1000), 0), at(100));
+        assert_eq!(clock.time(2, at(996), at(1000), 1), at(996), "it has caught up");
+        assert_eq!(clock.time(3, at(500), at(1000), 2), at(1000), "and was set back then");
+    }
+}
