@@ -165,10 +165,6 @@ impl RoomState {
             EventKind::ProducerPaused { track: id } => self.change_track(track(id), |track| track.paused = true),
             EventKind::ProducerResumed { track: id } => self.change_track(track(id), |track| track.paused = false),
             EventKind::ActiveSpeaker { peer, .. } => self.active_speaker.clone_from(peer),
-            EventKind::RoomClosed { .. } => {
-                self.peers.values_mut().for_each(|peer| peer.presence = Presence::default());
-                self.tracks.values_mut().for_each(|track| track.closed = true);
-            }
             EventKind::RecordingPaused { .. } => self.paused = true,
             EventKind::RecordingResumed { .. } => self.paused = false,
             EventKind::LayoutChanged { composite: of, layout, hidden, .. } => {
@@ -181,7 +177,9 @@ impl RoomState {
                     }
                 }
             }
-            EventKind::RoomCreated { .. }
+            // The end that counts is the recording's own. Another is of before the SFU began in the room again, and comes late.
+            EventKind::RoomClosed { .. }
+            | EventKind::RoomCreated { .. }
             | EventKind::RoomPolicyUpdated { .. }
             | EventKind::TranscriptCue { .. }
             | EventKind::PublisherGap(_)
@@ -522,7 +520,7 @@ mod tests {
         step(EventKind::PeerLeft { peer: peer("amara"), reason: String::new() }, "bjorn+cam+muted+hidden");
         step(joined("amara"), "bjorn+cam+muted+hidden, AMARA+muted");
         step(produced("amara", "a3", TrackKind::Video), "bjorn+cam+muted+hidden, AMARA+cam+muted");
-        step(EventKind::RoomClosed { reason: String::new() }, "");
+        step(EventKind::RoomClosed { reason: String::new() }, "bjorn+cam+muted+hidden, AMARA+cam+muted");
         assert_eq!(state.layout(), Some("speaker"));
     }
 
