@@ -318,7 +318,7 @@ impl Header {
         }
         let joined = carried.participants.iter().map(|participant| &participant.peer_id);
         let sent = carried.tracks.iter().filter_map(|track| Some(&track.producer.as_ref()?.peer_id));
-        Some(joined.chain(sent).filter_map(|id| PeerId::new(id.clone()).ok()).collect())
+        Some(joined.chain(sent).chain(&carried.senders).filter_map(|id| PeerId::new(id.clone()).ok()).collect())
     }
 }
 
