@@ -259,7 +259,7 @@ pub struct RoomFold {
     incomplete: BTreeSet<TrackKey>,
     /// Event streams whose events are being folded right now.
     draining: Vec<EventStream>,
-    /// The entry that ended a window and belongs to the next.
+    /// The entry that ended a window and belongs to the next, or ended the wait for an event and is folded behind it.
     deferred: Option<LogEntry>,
 }
 
@@ -469,6 +469,11 @@ impl RoomFold {
                     self.incomplete.remove(key);
                 }
                 self.end_if_complete(outputs);
+                if !self.is_waiting()
+                    && let Some(entry) = self.deferred.take()
+                {
+                    self.fold_entry(entry, outputs);
+                }
             }
             TrackOutput::Sealed(part) => {
                 if let Some(sealing) = &mut self.sealing
@@ -500,15 +505,20 @@ impl RoomFold {
             // Silence counts from where reading begins, should the log hold nothing of an SFU.
             self.sfu_time = self.now;
         }
-        let again = entry.sequence <= self.seen;
-        self.seen = self.seen.max(entry.sequence);
         if before.as_micros().div_euclid(CLOCK_GRID_US) != self.now.as_micros().div_euclid(CLOCK_GRID_US) {
             self.on_clock(outputs);
-            if self.is_waiting() {
+            if self.sealing.is_some() {
                 // The bounded wait at the end is over.
                 return;
             }
+            if self.is_waiting() {
+                // An event was given up, and the room's end stood behind it: this entry is folded once tracks have heard of that.
+                self.deferred = Some(entry);
+                return;
+            }
         }
+        let again = entry.sequence <= self.seen;
+        self.seen = self.seen.max(entry.sequence);
         let sequence = entry.sequence;
         if let Err(why) = self.route(&entry, again, outputs) {
             outputs.push(RoomOutput::Damaged(Damaged { sequence, subject: entry.subject, why }));

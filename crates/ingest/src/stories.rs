@@ -569,6 +569,27 @@ fn an_event_that_never_comes_holds_nothing_up_for_long() {
     assert_eq!(events, 2 + 1 + 11 + 1);
 }
 
+#[test]
+fn an_entry_that_ends_the_wait_for_an_event_before_the_rooms_end_is_folded() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..3, 100);
+    assert_eq!(log.event_no(&Writer::Sfu(sfu())), 2, "the event that never comes");
+    log.sfu(closed(), 500);
+    for second in 1..10 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log.batch("cam", 7, 4, 9500);
+    log.batch("cam", 7, 3, 10_700);
+    for second in 11..14 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished() && folded.gaps().is_empty());
+    assert_eq!(numbers(&folded), [0, 1, 2, 3, 4]);
+    let crashes = (0..14).collect();
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), folded.objects(), "I3");
+}
+
 /// What happens to one batch between publisher and log.
 #[derive(Debug, Clone, Copy)]
 enum Fate {

@@ -208,11 +208,10 @@ impl LogModel {
         self.replicas[self.leader].len() as u64
     }
 
-    /// Whether a batch stands, and has always stood, among these sequences: who has read them has seen it.
+    /// Whether a batch stands among these sequences: who has read them has seen it.
     #[must_use]
     pub fn has_shown(&self, batch: (u64, u64), sequences: Range<u64>) -> bool {
-        !self.lost.contains_key(&batch)
-            && self.standing(batch).iter().any(|copied| sequences.contains(&copied.sequence))
+        self.standing(batch).iter().any(|copied| sequences.contains(&copied.sequence))
     }
 
     /// The copies of a batch or an event that every reader finds.
