@@ -65,12 +65,19 @@ impl Server {
         self.process = None;
     }
 
-    /// Stops its clock: SIGSTOP.
+    /// Stops its clock, SIGSTOP, and waits until all of it stands still: a thread goes on until it is interrupted.
     ///
     /// # Errors
-    /// It is not running.
+    /// It is not running, or does not stop.
     pub fn pause(&self) -> Result<()> {
-        self.running()?.signal("STOP")
+        let process = self.running()?;
+        process.signal("STOP")?;
+        let deadline = Instant::now() + PATIENCE;
+        while !process.stands_still()? {
+            ensure!(Instant::now() < deadline, "{} goes on after SIGSTOP", process.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Lets it go on after [`Server::pause`].
@@ -139,6 +146,18 @@ impl Process {
     }
 
     /// Sends a signal by its name without `SIG`.
+    /// Whether every thread is stopped.
+    fn stands_still(&self) -> Result<bool> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end while one looks. Its state stands behind its name, which is in brackets and may hold anything.
+            let stat = std::fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+            if stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn signal(&self, signal: &str) -> Result<()> {
         let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status()?;
         ensure!(status.success(), "send {signal} to {}", self.name);
