@@ -11,10 +11,11 @@ pub fn watermarks(recording: &RecordingId, window: u64, carry: &wire::CarryOver)
     let mut watermarks = BTreeMap::new();
     for track in &carry.tracks {
         let Ok(sfu) = SfuId::new(track.sfu_id.as_str()) else { continue };
-        of(&mut watermarks, sfu).tracks.extend(track.incarnations.iter().map(|state| wire::TrackWatermark {
-            track_id: track.track_id.clone(),
-            incarnation: state.incarnation,
-            next_batch_no: state.next_batch_no,
+        // Of a numbering that is over the publisher may ask still.
+        let past = track.past.iter().map(|past| (past.incarnation, past.next_batch_no));
+        let followed = track.incarnations.iter().map(|state| (state.incarnation, state.next_batch_no));
+        of(&mut watermarks, sfu).tracks.extend(past.chain(followed).map(|(incarnation, next_batch_no)| {
+            wire::TrackWatermark { track_id: track.track_id.clone(), incarnation, next_batch_no }
         }));
     }
     for stream in &carry.event_streams {
@@ -45,6 +46,7 @@ mod tests {
                 sfu_id: "a".to_owned(),
                 track_id: "cam".to_owned(),
                 incarnations: vec![wire::IncarnationState { incarnation: 7, next_batch_no: 3, ..Default::default() }],
+                past: vec![wire::PastNumbering { incarnation: 5, next_batch_no: 20, next_packet_no: 80 }],
                 ..Default::default()
             }],
             event_streams: ["", "a", "b"]
@@ -60,6 +62,9 @@ mod tests {
         let watermarks = watermarks(&RecordingId::new("r").expect("valid"), 4, &carry);
         let shape: Vec<_> =
             watermarks.iter().map(|(sfu, w)| (sfu.as_str(), w.window, w.tracks.len(), w.events.len())).collect();
-        assert_eq!(shape, [("a", 4, 1, 1), ("b", 4, 0, 1)]);
+        assert_eq!(shape, [("a", 4, 2, 1), ("b", 4, 0, 1)]);
+        let tracks = &watermarks[&SfuId::new("a").expect("valid")].tracks;
+        let stored: Vec<_> = tracks.iter().map(|track| (track.incarnation, track.next_batch_no)).collect();
+        assert_eq!(stored, [(5, 20), (7, 3)]);
     }
 }
