@@ -81,9 +81,9 @@ impl Fold {
         self.run(outputs)
     }
 
-    /// The log is read from an earlier place than its sequences say.
-    pub fn on_rewound(&mut self) {
-        self.room.on_rewound();
+    /// The log was rolled back and is read from an earlier place: see [`RoomFold::on_rewound`].
+    pub fn on_rewound(&mut self, end: u64) {
+        self.room.on_rewound(end);
     }
 
     fn run(&mut self, outputs: Vec<RoomOutput>) -> Vec<FoldOutput> {

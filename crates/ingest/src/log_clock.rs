@@ -39,6 +39,7 @@ impl LogClock {
         if !is_behind {
             self.rewound = false;
         } else if !self.rewound {
+            self.steps.retain(|(from, _)| *from < sequence);
             self.steps.push_back((sequence, now.micros_since(stored)));
             if self.steps.len() > MAX_STEPS {
                 self.steps.pop_front();
@@ -48,9 +49,12 @@ impl LogClock {
         time
     }
 
-    /// The log was rolled back: its sequences say nothing any more.
-    pub(crate) fn on_rewound(&mut self) {
-        self.steps = self.steps.back().map(|(_, ahead)| (0, *ahead)).into_iter().collect();
+    /// The log was rolled back and ends at sequence `end`: up to there it is what it was. What comes behind that is written now,
+    /// by the clock that was set back.
+    pub(crate) fn on_rewound(&mut self, end: u64) {
+        let newest = self.steps.back().copied();
+        self.steps.retain(|(from, _)| *from <= end);
+        self.steps.extend(newest.filter(|(from, _)| *from > end).map(|(_, ahead)| (end + 1, ahead)));
         self.rewound = true;
     }
 
@@ -111,9 +115,28 @@ mod tests {
     #[test]
     fn a_log_that_is_read_again_is_no_clock_that_was_set_back() {
         let mut clock = LogClock::default();
-        clock.on_rewound();
+        clock.on_rewound(0);
         assert_eq!(clock.time(1, at(100), at(1000), 0), at(100));
         assert_eq!(clock.time(2, at(996), at(1000), 1), at(996), "it has caught up");
         assert_eq!(clock.time(3, at(500), at(1000), 2), at(1000), "and was set back then");
+    }
+
+    #[test]
+    fn what_a_log_that_was_rolled_back_has_kept_has_the_time_it_had() {
+        for (end, steps) in [(9, vec![(4, 600), (7, 1200)]), (5, vec![(4, 600), (6, 1200)]), (2, vec![(3, 1200)])] {
+            let mut clock =
+                LogClock { steps: [(4, 600), (7, 1200)].map(|(from, s)| (from, s * 1_000_000)).into(), rewound: false };
+            clock.on_rewound(end);
+            assert_eq!(
+                Vec::from(clock.steps.clone()),
+                steps.iter().map(|(from, s)| (*from, s * 1_000_000)).collect::<Vec<_>>()
+            );
+            assert_eq!(clock.time(1, at(1000), at(1700), 0), at(1000), "from before the first step");
+            assert_eq!(
+                clock.time(end + 1, at(500), at(1700), end),
+                at(1700),
+                "written since, by the clock that was set back"
+            );
+        }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::event::EventKind;
-use roomreel_shared::policy::TrackKind;
+use roomreel_shared::policy::{Policy, TrackKind};
 use roomreel_shared::ports::LogEntry;
 use roomreel_shared::window::AcceptedReason;
 
 use crate::config::FoldConfig;
-use crate::fold::Fold;
+use crate::fold::{Fold, FoldOutput};
 use crate::story::*;
 
 fn producer_closed(name: &str) -> EventKind {
@@ -28,7 +29,7 @@ fn fold_twice(log: &Log) -> Folded {
     let mut fold = Fold::new(spec(), WRITER, FoldConfig::default());
     let mut folded = Folded::default();
     log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
-    fold.on_rewound();
+    fold.on_rewound(0);
     log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
     folded.take(fold.seal_now());
     folded
@@ -139,4 +140,112 @@ fn a_clock_that_is_set_back_stops_nothing() {
         let again = fold_with_crashes(&spec(), &entries, &crashes);
         assert_eq!(again.objects(), folded.objects(), "I3, taken over after windows {crashes:?}");
     }
+}
+
+/// A room whose camera closed after 20 batches, which is dropped 20 s later; the room goes on.
+fn with_dropped_camera() -> Log {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..20, 100);
+    log.closing(producer_closed("cam"), &[("cam", 7, 20)], 2200);
+    for second in 3..30 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log
+}
+
+fn assert_taken_over_alike(log: &Log, folded: &Folded) {
+    assert!(folded.is_finished());
+    let dropped = folded.windows.iter().any(|window| window.header.carry_over.tracks.is_empty());
+    assert!(dropped, "the track was dropped meanwhile");
+    for crashes in [(0..60).collect::<BTreeSet<_>>(), (25..40).collect(), [28].into(), [29].into(), [30].into()] {
+        let again = fold_with_crashes(&spec(), &log.entries, &crashes);
+        assert_eq!(again.objects(), folded.objects(), "I3, taken over after windows {crashes:?}");
+    }
+}
+
+#[test]
+fn a_dropped_track_that_is_opened_again_goes_on_under_its_numbers() {
+    let mut log = with_dropped_camera();
+    log.sfu(producer("cam", TrackKind::Video), 30_000);
+    // The second comes before the first, and one that had come before.
+    log.batch("cam", 7, 21, 30_100);
+    log.batch("cam", 7, 19, 30_200);
+    log.batch("cam", 7, 20, 31_200);
+    log.batches("cam", 7, 22..50, 31_300);
+    log.closing(closed(), &[("cam", 7, 50)], 34_500);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!((folded.batches().len(), distinct(&folded), folded.gaps()), (50, 50, Vec::new()));
+    let damaged = folded.others.iter().any(|output| matches!(output, FoldOutput::Damaged(_)));
+    assert!(!damaged && folded.windows.iter().all(|window| !window.header.is_incomplete()));
+    assert_taken_over_alike(&log, &folded);
+}
+
+#[test]
+fn an_earlier_numbering_of_a_track_that_is_published_again_is_missed_from_where_it_stood() {
+    for lost_by_the_publisher in [false, true] {
+        let mut log = with_dropped_camera();
+        log.sfu(producer("cam", TrackKind::Video), 30_000);
+        log.batches("cam", 9, 0..20, 30_100);
+        let reason = match lost_by_the_publisher {
+            false => {
+                log.closing(producer_closed("other"), &[("cam", 7, 22)], 32_200);
+                AcceptedReason::Log
+            }
+            true => {
+                log.sfu(publisher_gap("cam", 7, (20, 21)), 32_200);
+                AcceptedReason::Publisher
+            }
+        };
+        log.batches("cam", 9, 20..150, 32_300);
+        log.closing(closed(), &[("cam", 9, 150)], 46_000);
+        let folded = fold(&spec(), &log.entries);
+        assert_eq!((folded.batches().len(), distinct(&folded)), (170, 170));
+        assert_eq!(folded.gaps(), [("cam".to_owned(), reason, (20, 21))]);
+        assert_taken_over_alike(&log, &folded);
+    }
+}
+
+#[test]
+fn the_numberings_of_a_track_that_was_dropped_all_go_on() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..5, 100);
+    log.batches("cam", 8, 0..5, 700);
+    log.closing(producer_closed("cam"), &[("cam", 7, 5), ("cam", 8, 5)], 2200);
+    for second in 3..30 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log.batch("cam", 7, 5, 30_100);
+    log.batch("cam", 8, 5, 30_200);
+    log.batch("cam", 8, 0, 30_300);
+    for second in 31..34 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log.sfu(closed(), 34_000);
+    let folded = fold(&spec(), &log.entries);
+    let of = |publisher: u64| folded.batches().iter().filter(|batch| batch.1 == publisher).count();
+    assert_eq!((of(7), of(8), distinct(&folded)), (6, 6, 12));
+    assert!(folded.gaps().iter().all(|gap| gap.1 == AcceptedReason::Publisher), "{:?}", folded.gaps());
+    assert_taken_over_alike(&log, &folded);
+}
+
+#[test]
+fn what_comes_of_a_dropped_track_of_which_nobody_says_what_it_was_is_no_matter_of_policy() {
+    let mut log = Log::default();
+    log.sfu(created(), 0);
+    log.sfu(producer("mic", TrackKind::Audio), 10);
+    log.batches("mic", 7, 0..20, 100);
+    log.closing(producer_closed("mic"), &[("mic", 7, 20)], 2200);
+    for second in 3..30 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log.batch("mic", 7, 20, 30_100);
+    for second in 31..40 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    log.sfu(closed(), 40_000);
+    let spec =
+        FoldSpec { policy: Policy { record_video: false, record_screenshare: false, ..Policy::default() }, ..spec() };
+    let folded = fold(&spec, &log.entries);
+    assert_eq!(folded.gaps(), [("mic".to_owned(), AcceptedReason::Damaged, (20, 20))]);
+    assert_eq!(fold_with_crashes(&spec, &log.entries, &(0..60).collect()).objects(), folded.objects(), "I3");
 }

@@ -334,6 +334,7 @@ impl RoomFold {
         fold.room_start = header.room_start;
         fold.now = LogTime::from_micros(carry.log_time_us);
         fold.log_clock = LogClock::read(carry);
+        fold.rewound = carry.rewound;
         // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
         fold.sfu_time = fold.now;
         fold.folded = carry.log_sequence;
@@ -359,7 +360,7 @@ impl RoomFold {
         for state in &carry.tracks {
             let key =
                 TrackKey { sfu: SfuId::new(state.sfu_id.as_str())?, track: TrackId::new(state.track_id.as_str())? };
-            let admission = fold.roster.read_track(&key, state);
+            let admission = fold.roster.read_track(&key, state, fold.now);
             outputs.push(RoomOutput::OpenTrack(OpenTrack { key, state: state.clone(), admission, now: fold.now }));
         }
         Ok(fold)
@@ -371,12 +372,13 @@ impl RoomFold {
         if self.window == 0 { self.spec.start_sequence } else { self.folded + 1 }
     }
 
-    /// The log was rolled back and is read from an earlier place: its sequences say nothing about what was seen.
-    pub fn on_rewound(&mut self) {
+    /// The log was rolled back, ends at sequence `end` and is read from an earlier place: its sequences say nothing about what
+    /// was seen.
+    pub fn on_rewound(&mut self, end: u64) {
         self.seen = 0;
         self.folded = 0;
         self.rewound = true;
-        self.log_clock.on_rewound();
+        self.log_clock.on_rewound(end);
     }
 
     /// Whether answers of tracks are outstanding; no entry may be fed then.
@@ -469,11 +471,7 @@ impl RoomFold {
                     self.incomplete.remove(key);
                 }
                 self.end_if_complete(outputs);
-                if !self.is_waiting()
-                    && let Some(entry) = self.deferred.take()
-                {
-                    self.fold_entry(entry, outputs);
-                }
+                self.resume_deferred(outputs);
             }
             TrackOutput::Sealed(part) => {
                 if let Some(sealing) = &mut self.sealing
@@ -492,6 +490,15 @@ impl RoomFold {
 
     fn duration(&self) -> Duration {
         Duration::from_micros(self.duration_us().unsigned_abs())
+    }
+
+    /// Folds the entry that was put off, unless tracks are to answer first.
+    fn resume_deferred(&mut self, outputs: &mut Vec<RoomOutput>) {
+        if !self.is_waiting()
+            && let Some(entry) = self.deferred.take()
+        {
+            self.fold_entry(entry, outputs);
+        }
     }
 
     fn fold_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {

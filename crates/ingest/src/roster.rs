@@ -193,10 +193,10 @@ impl Roster {
         state.heard_us = track.heard.as_micros();
     }
 
-    /// Adds a track from its state; answers what becomes of its packets.
-    pub(crate) fn read_track(&mut self, key: &TrackKey, state: &wire::TrackState) -> Admission {
+    /// Adds a track from its state; answers what becomes of its packets. `now`: when it was heard, if the state does not say.
+    pub(crate) fn read_track(&mut self, key: &TrackKey, state: &wire::TrackState, now: LogTime) -> Admission {
         let producer = state.producer.clone().and_then(|wire| Producer::try_from(wire).ok()).map(Arc::new);
-        let heard = LogTime::from_micros(state.heard_us);
+        let heard = if state.heard_us == 0 { now } else { LogTime::from_micros(state.heard_us) };
         let wire::TrackState { paused, closed, abandoned, .. } = *state;
         let track = Track { producer, paused, closed, abandoned, heard, admission: None };
         self.tracks.insert(key.clone(), track);

@@ -229,7 +229,7 @@ fn a_log_that_is_read_again_from_its_beginning_brings_no_earlier_session_in() {
             fold = Fold::resume(spec.clone(), WRITER, FoldConfig::default(), last).expect("an own window");
         }
         // The stream lost all of this session; its publisher writes it again behind the earlier one.
-        fold.on_rewound();
+        fold.on_rewound(0);
         let mut again = Log::default();
         again.entries.extend(earlier.entries.iter().cloned());
         again.batches("cam", 7, 0..16, 12_000);
@@ -838,6 +838,27 @@ fn an_end_of_before_the_sfu_created_the_room_again_ends_tracks_alone() {
 }
 
 #[test]
+fn an_end_that_is_waited_for_ends_although_the_sfu_created_the_room_again() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..20, 100);
+    log.closing(EventKind::ProducerClosed { track: track("cam"), reason: String::new() }, &[("cam", 7, 20)], 2200);
+    // The coordinator saw the end of the first start; the log lost it and has the second start's beginning.
+    let mut started = Log::default();
+    started.sfu(created(), 2500);
+    restart(&mut log, started);
+    log.control(stopped(StopReason::RoomClosed), 2600);
+    log.sfu(closed(), 3200);
+    for second in 4..8 {
+        log.control(EventKind::Tick, second * 1000);
+    }
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.is_finished() && folded.gaps().is_empty(), "{:?}", folded.gaps());
+    let last = &folded.windows.last().expect("there are windows").header;
+    assert!(last.log_span.1 < log_time(4000) && !last.is_incomplete());
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..12).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn a_creation_that_comes_while_the_end_is_waited_for_ends_it_and_is_stored() {
     for followed in [false, true] {
         let mut log = Log::with_camera();
@@ -925,7 +946,7 @@ fn a_log_that_is_read_again_shows_a_recording_without_its_beginning_no_earlier_s
     let spec = FoldSpec { from, beginning, start_sequence: 100, ..spec() };
     let mut fold = Fold::new(spec, WRITER, FoldConfig::default());
     let mut folded = Folded::default();
-    fold.on_rewound();
+    fold.on_rewound(0);
     log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
     for ms in (21_000..40_000).step_by(1000) {
         let mut ticks = Log::default();

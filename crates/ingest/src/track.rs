@@ -31,7 +31,7 @@ pub use message::{Admission, Counts, OpenTrack, SealedTrack, TrackBatch, TrackIn
 /// Most incarnations of a track that are followed. One that has ended and waits for nothing makes room for the next.
 const MAX_INCARNATIONS: usize = 16;
 /// Most incarnations of a track beyond them of which it is remembered how far they came.
-const MAX_PAST: usize = 256;
+const MAX_PAST: usize = 32;
 /// Most RTP streams of a track that are remembered; the longest silent goes first.
 const MAX_STREAMS: usize = 64;
 /// Most publisher gaps that are remembered before their turn.
@@ -183,6 +183,7 @@ impl TrackFold {
                 self.declare_unknown_tails(before);
             }
             TrackInput::Abandoned { .. } => {}
+            TrackInput::Past(numbering) => self.past.extend_from_wire(&[numbering]),
             TrackInput::PublisherGap { gap, time } => self.on_publisher_gap(&gap, time),
             TrackInput::Admission(admission) => self.set_admission(admission),
             TrackInput::Clock(now) => self.on_clock(now, outputs),
@@ -499,7 +500,12 @@ impl TrackFold {
         match self.admission {
             Admission::NotRecording => {}
             Admission::Refuse(reason) => self.declare_batch(batch, reason),
-            Admission::Undecided { store: false } => self.declare_batch(batch, AcceptedReason::Policy),
+            Admission::Undecided { store: false } => {
+                // Of a numbering that is over nobody will say what it was, and it may have been what is to be stored.
+                let is_over = self.incarnations.get(&batch.batch.incarnation).is_some_and(|numbering| numbering.ended);
+                let reason = if is_over { AcceptedReason::Damaged } else { AcceptedReason::Policy };
+                self.declare_batch(batch, reason);
+            }
             Admission::Store | Admission::Undecided { store: true } => self.store(batch, false),
         }
     }

@@ -196,7 +196,7 @@ async fn open(
         let restart = if spec.start_sequence <= last { spec.start_sequence } else { 1 };
         tracing::warn!(room = %spec.room, last, position, "the log has lost entries it had; reading it again");
         *position = restart;
-        let _ = room.cast(RoomMessage::Rewound { generation });
+        let _ = room.cast(RoomMessage::Rewound { generation, end: last });
     }
     log.read(shard, filter, *position).await
 }

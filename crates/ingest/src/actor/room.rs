@@ -57,7 +57,7 @@ pub(crate) enum RoomMessage {
     /// The next entries of the log, paid for together; more come when they have been folded and `ahead` is given back.
     Entries { generation: u64, entries: Vec<LogEntry>, paid: Paid, ahead: OwnedSemaphorePermit },
     /// The log is read from an earlier place from here on.
-    Rewound { generation: u64 },
+    Rewound { generation: u64, end: u64 },
     /// A track asks or answers.
     Track { key: TrackKey, generation: u64, outputs: Vec<TrackOutput> },
     /// A commit has been resolved.
@@ -76,7 +76,7 @@ enum Read {
     /// The end of what came together.
     Chunk(OwnedSemaphorePermit),
     /// What follows is from an earlier place.
-    Rewound,
+    Rewound(u64),
 }
 
 /// The fold and everything that stands and falls with it.
@@ -210,9 +210,9 @@ impl Actor for RoomActor {
                 }
                 state.pump(&myself).await?;
             }
-            RoomMessage::Rewound { generation } if generation == state.generation => {
+            RoomMessage::Rewound { generation, end } if generation == state.generation => {
                 if let Some(folding) = &mut state.folding {
-                    folding.inbox.push_back(Read::Rewound);
+                    folding.inbox.push_back(Read::Rewound(end));
                 }
             }
             RoomMessage::Track { key, generation, outputs } => {
@@ -335,8 +335,8 @@ impl RoomState {
                     drop(ahead);
                     continue;
                 }
-                Some(Read::Rewound) => {
-                    folding.fold.on_rewound();
+                Some(Read::Rewound(end)) => {
+                    folding.fold.on_rewound(end);
                     continue;
                 }
                 None => break,

@@ -10,7 +10,7 @@ use roomreel_shared::window::{Final, TrackKey};
 use roomreel_shared::wire::NumberRange;
 
 use super::{EventStream, Phase, ReplayRequest, RoomFold, RoomOutput};
-use crate::roster;
+use crate::roster::{self, MAX_TRACKS};
 use crate::track::TrackInput;
 
 impl RoomFold {
@@ -64,9 +64,17 @@ impl RoomFold {
                 return;
             }
         }
-        let is_outlived = self.is_outlived(writer, event.incarnation);
-        let end = self.end_of_room(event, time).filter(|_| !is_outlived);
+        // The coordinator saw a start end and the log has that again: it is what is waited for, whatever began since.
+        let ends = self.stopping.is_some() || !self.is_outlived(writer, event.incarnation);
+        let end = self.end_of_room(event, time).filter(|_| ends);
         self.clock.observe(event.time, time);
+        if let EventKind::PublisherGap(gap) = &event.kind
+            && self.phase == Phase::Open
+            && self.retired.get(gap.incarnation).is_some()
+        {
+            let key = TrackKey { sfu: sfu.clone(), track: gap.track.clone() };
+            self.recall(&key, gap.incarnation, MAX_TRACKS, outputs);
+        }
         if let Some(key) = roster::track_of(writer, &event.kind)
             && self.open_track(&key, time, outputs).is_err()
         {
@@ -244,8 +252,8 @@ impl RoomFold {
                 if end.next_batch_no <= stand.next_batch_no {
                     continue;
                 }
-                if !self.roster.tracks.contains_key(&key) {
-                    self.recall(&key, end.incarnation, outputs);
+                if !self.recall(&key, end.incarnation, MAX_TRACKS, outputs) {
+                    continue;
                 }
             }
             if self.open_track(&key, stored, outputs).is_ok() {

@@ -10,10 +10,10 @@ use roomreel_shared::wire;
 use super::{DamagedReason, Phase, RoomFold, RoomOutput};
 use crate::past::Stand;
 use crate::roster::MAX_TRACKS;
-use crate::track::OpenTrack;
+use crate::track::{OpenTrack, TrackInput};
 
 /// Most numberings of dropped tracks of which it is remembered how far they came.
-pub(super) const MAX_RETIRED: usize = 16_384;
+pub(super) const MAX_RETIRED: usize = 4096;
 /// Log time that a track which is over stays without a word: its publisher hears meanwhile how far it is stored.
 const QUIET: Duration = Duration::from_secs(20);
 /// The same, of one of which batches are declared missing, which may still come late.
@@ -66,7 +66,7 @@ impl RoomFold {
         .collect()
     }
 
-    /// A batch of a track that was dropped has come. `true`: it is to be taken, the track is there again.
+    /// A batch of a numbering that was dropped has come. `true`: it is to be taken, its track has the numbering again.
     pub(super) fn on_retired(
         &mut self,
         key: &TrackKey,
@@ -80,8 +80,7 @@ impl RoomFold {
         if again || self.phase != Phase::Open {
             return Ok(false);
         }
-        if !self.roster.tracks.contains_key(key) && self.roster.tracks.len() < most {
-            self.recall(key, batch.incarnation, outputs);
+        if self.recall(key, batch.incarnation, most, outputs) {
             return Ok(true);
         }
         if is_new {
@@ -91,9 +90,25 @@ impl RoomFold {
         Ok(false)
     }
 
-    /// Takes up a dropped track again, as far as this numbering of it goes.
-    pub(super) fn recall(&mut self, key: &TrackKey, incarnation: Incarnation, outputs: &mut Vec<RoomOutput>) {
-        let Some(Stand { next_batch_no, next_packet_no }) = self.retired.take(incarnation) else { return };
+    /// Takes up a dropped numbering again: its track was published again since and has it with what it has by now, or is taken
+    /// up itself as far as this numbering goes. `false`: there are `most` tracks, and it is dropped still.
+    pub(super) fn recall(
+        &mut self,
+        key: &TrackKey,
+        incarnation: Incarnation,
+        most: usize,
+        outputs: &mut Vec<RoomOutput>,
+    ) -> bool {
+        let is_there = self.roster.tracks.contains_key(key);
+        if !is_there && self.roster.tracks.len() >= most {
+            return false;
+        }
+        let Some(Stand { next_batch_no, next_packet_no }) = self.retired.take(incarnation) else { return true };
+        if is_there {
+            let past = wire::PastNumbering { incarnation: incarnation.get(), next_batch_no, next_packet_no };
+            outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::Past(past)));
+            return true;
+        }
         let numbering = wire::IncarnationState {
             incarnation: incarnation.get(),
             next_batch_no,
@@ -108,8 +123,9 @@ impl RoomFold {
             closed: true,
             ..Default::default()
         };
-        let admission = self.roster.read_track(key, &state);
+        let admission = self.roster.read_track(key, &state, self.now);
         outputs.push(RoomOutput::OpenTrack(OpenTrack { key: key.clone(), state, admission, now: self.now }));
+        true
     }
 
     /// A batch of a track that is too many: the window says that it is missing.

@@ -110,8 +110,8 @@ impl RoomFold {
         if sealing.last.is_some() {
             self.phase = Phase::Finished;
             outputs.push(RoomOutput::Finished);
-        } else if let Some(entry) = self.deferred.take() {
-            self.fold_entry(entry, outputs);
+        } else {
+            self.resume_deferred(outputs);
         }
     }
 }

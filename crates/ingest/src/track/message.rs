@@ -82,6 +82,8 @@ pub enum TrackInput {
         /// Numberings that began later are another start's.
         before: LogTime,
     },
+    /// Where a numbering of the track stood that was dropped, of which more comes now.
+    Past(wire::PastNumbering),
     /// The publisher dropped packets.
     PublisherGap {
         /// Which.
