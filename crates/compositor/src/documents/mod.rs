@@ -147,7 +147,7 @@ impl Documents {
         if self.participants.len() >= MAX_LISTED && !self.participants.contains_key(&peer) {
             return;
         }
-        self.presence.entry(peer.clone()).or_default().enter(sfu);
+        self.presence.entry(peer.clone()).or_default().enter(sfu, at);
         let id = peer.to_string();
         let participant = self.participants.entry(peer).or_insert_with(|| Participant::new(id, at));
         if !display_name.is_empty() {
@@ -180,7 +180,7 @@ impl Documents {
             return;
         }
         match self.presence.get_mut(&producer.peer) {
-            Some(presence) => presence.enter(&key.sfu),
+            Some(presence) => presence.enter(&key.sfu, at),
             None => self.join(&key.sfu, producer.peer.clone(), "", (false, false, false), at),
         }
         if let Some(participant) = self.participants.get_mut(&producer.peer) {

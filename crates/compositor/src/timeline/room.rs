@@ -18,6 +18,8 @@ use crate::layout::{Camera, Microphone, Participant, Scene, Screenshare, SourceI
 /// Most participants and tracks that are kept; a room with more is an attack.
 const MAX_PARTICIPANTS: usize = 2000;
 const MAX_TRACKS: usize = 8000;
+/// Most SFUs of which it is kept when they began in the room.
+const MAX_SFUS: usize = 1000;
 
 /// A track of the room.
 #[derive(Debug, Clone)]
@@ -28,8 +30,10 @@ pub struct Track {
     pub closed: bool,
     /// Muted.
     pub paused: bool,
+    /// When it was muted last, if that was told.
+    pub paused_at: Option<RoomTime>,
     /// Counts tracks as they were created.
-    order: u64,
+    order: i64,
 }
 
 impl Track {
@@ -53,7 +57,7 @@ struct Peer {
     display_name: String,
     presence: Presence,
     /// Counts participants as they joined, and as they left.
-    order: u64,
+    order: i64,
 }
 
 /// How loud somebody is, for marks and the stage.
@@ -70,7 +74,11 @@ pub struct Activity {
 pub struct RoomState {
     peers: BTreeMap<PeerId, Peer>,
     tracks: BTreeMap<TrackKey, Track>,
-    counter: u64,
+    counter: i64,
+    /// When the newest event happened.
+    now: RoomTime,
+    /// When each SFU began in the room for the last time.
+    began: BTreeMap<SfuId, i64>,
     active_speaker: Option<PeerId>,
     hidden: BTreeSet<PeerId>,
     /// What the layout was changed to, if it was.
@@ -83,7 +91,7 @@ pub struct RoomState {
 }
 
 impl RoomState {
-    fn next_order(&mut self) -> u64 {
+    fn next_order(&mut self) -> i64 {
         self.counter += 1;
         self.counter
     }
@@ -102,7 +110,7 @@ impl RoomState {
         if !known.presence.is_here() {
             known.order = order;
         }
-        known.presence.enter(sfu);
+        known.presence.enter(sfu, order);
         if !display_name.is_empty() {
             display_name.clone_into(&mut known.display_name);
         }
@@ -119,6 +127,26 @@ impl RoomState {
         }
         for (key, track) in &mut self.tracks {
             track.closed |= track.producer.peer == *peer && key.sfu == *sfu;
+        }
+    }
+
+    /// `sfu` begins in the room, maybe again.
+    fn begin_at(&mut self, sfu: &SfuId) {
+        let order = self.next_order();
+        if self.began.len() < MAX_SFUS || self.began.contains_key(sfu) {
+            self.began.insert(sfu.clone(), order);
+        }
+    }
+
+    /// The end that counts is the recording's own. Another is of before `sfu` began in the room again, and comes late: it ends what was
+    /// there by then, not what came since.
+    fn end_before_begin(&mut self, sfu: &SfuId) {
+        let Some(&began) = self.began.get(sfu) else { return };
+        let left = self.peers.iter().filter(|(_, peer)| peer.presence.entered_before(sfu, began));
+        let left: Vec<_> = left.map(|(id, _)| id.clone()).collect();
+        left.iter().for_each(|peer| self.leave(sfu, peer));
+        for (key, track) in &mut self.tracks {
+            track.closed |= key.sfu == *sfu && track.order < began;
         }
     }
 
@@ -139,7 +167,8 @@ impl RoomState {
         // A track whose participant was never announced still is somebody's; and who sends is here.
         self.join(&key.sfu, &producer.peer, "");
         let order = self.next_order();
-        self.tracks.insert(key, Track { producer: producer.clone(), closed: false, paused: false, order });
+        self.tracks
+            .insert(key, Track { producer: producer.clone(), closed: false, paused: false, paused_at: None, order });
     }
 
     /// Applies an event of `sfu`, or of the coordinator.
@@ -162,7 +191,10 @@ impl RoomState {
                 }
             }
             EventKind::ProducerClosed { track: id, .. } => self.change_track(track(id), |track| track.closed = true),
-            EventKind::ProducerPaused { track: id } => self.change_track(track(id), |track| track.paused = true),
+            EventKind::ProducerPaused { track: id } => {
+                let now = self.now;
+                self.change_track(track(id), |track| (track.paused, track.paused_at) = (true, Some(now)));
+            }
             EventKind::ProducerResumed { track: id } => self.change_track(track(id), |track| track.paused = false),
             EventKind::ActiveSpeaker { peer, .. } => self.active_speaker.clone_from(peer),
             EventKind::RecordingPaused { .. } => self.paused = true,
@@ -177,10 +209,9 @@ impl RoomState {
                     }
                 }
             }
-            // The end that counts is the recording's own. Another is of before the SFU began in the room again, and comes late.
-            EventKind::RoomClosed { .. }
-            | EventKind::RoomCreated { .. }
-            | EventKind::RoomPolicyUpdated { .. }
+            EventKind::RoomCreated { .. } => sfu.into_iter().for_each(|sfu| self.begin_at(sfu)),
+            EventKind::RoomClosed { .. } => sfu.into_iter().for_each(|sfu| self.end_before_begin(sfu)),
+            EventKind::RoomPolicyUpdated { .. }
             | EventKind::TranscriptCue { .. }
             | EventKind::PublisherGap(_)
             | EventKind::RecordingStarted { .. }
@@ -338,7 +369,8 @@ impl RoomTimeline {
     /// The state at `time`, which never falls. An event that came late counts from now on.
     pub fn advance(&mut self, time: RoomTime) -> &RoomState {
         while let Some(entry) = self.upcoming.first_entry().filter(|entry| entry.key().0 <= time) {
-            let (sfu, kind) = entry.remove();
+            let ((now, _), (sfu, kind)) = entry.remove_entry();
+            self.state.now = now;
             self.state.apply(sfu.as_ref(), &kind, &self.composite);
         }
         &self.state
@@ -522,6 +554,46 @@ mod tests {
         step(produced("amara", "a3", TrackKind::Video), "bjorn+cam+muted+hidden, AMARA+cam+muted");
         step(EventKind::RoomClosed { reason: String::new() }, "bjorn+cam+muted+hidden, AMARA+cam+muted");
         assert_eq!(state.layout(), Some("speaker"));
+    }
+
+    #[test]
+    fn an_end_that_comes_late_ends_what_was_before_the_room_was_created_again() {
+        let [sfu, other] = ["sfu", "other"].map(|id| SfuId::new(id).expect("valid"));
+        let composite = CompositeId::new("grid").expect("valid");
+        let created = || EventKind::RoomCreated {
+            room_name: String::new(),
+            host: None,
+            meeting_type: String::new(),
+            policy: None,
+        };
+        let closed = || EventKind::RoomClosed { reason: String::new() };
+        let mut state = RoomState::default();
+        for (sfu, kind, expected) in [
+            (&sfu, created(), ""),
+            (&sfu, joined("amara"), "AMARA+muted"),
+            (&sfu, joined("bjorn"), "AMARA+muted, BJORN+muted"),
+            (&sfu, produced("amara", "s", TrackKind::Screenshare), "AMARA+muted, BJORN+muted, screen of amara"),
+            (
+                &other,
+                produced("chidi", "c", TrackKind::Video),
+                "AMARA+muted, BJORN+muted, chidi+cam+muted, screen of amara",
+            ),
+            // Nothing came before its begin.
+            (&sfu, closed(), "AMARA+muted, BJORN+muted, chidi+cam+muted, screen of amara"),
+            (&sfu, created(), "AMARA+muted, BJORN+muted, chidi+cam+muted, screen of amara"),
+            (&sfu, joined("dao"), "AMARA+muted, BJORN+muted, chidi+cam+muted, DAO+muted, screen of amara"),
+            (
+                &sfu,
+                produced("bjorn", "b", TrackKind::Video),
+                "AMARA+muted, BJORN+cam+muted, chidi+cam+muted, DAO+muted, screen of amara",
+            ),
+            (&sfu, closed(), "BJORN+cam+muted, chidi+cam+muted, DAO+muted"),
+            (&other, closed(), "BJORN+cam+muted, chidi+cam+muted, DAO+muted"),
+            (&sfu, closed(), "BJORN+cam+muted, chidi+cam+muted, DAO+muted"),
+        ] {
+            state.apply(Some(sfu), &kind, &composite);
+            assert_eq!(told(&state), expected, "after {kind:?} of {sfu}");
+        }
     }
 
     #[test]
