@@ -560,7 +560,11 @@ impl RenderCore {
                     break;
                 }
             }
-            if is_skipped { self.pass(&together) } else { self.show(&together)? }
+            if is_skipped {
+                self.views.skip(&mut self.tracks, self.room.state(), &together);
+            } else {
+                self.show(&together)?;
+            }
         }
         Ok(())
     }
@@ -646,15 +650,6 @@ impl RenderCore {
         let mut shown = self.stage.transition.step(wanted.clone(), offset);
         paint::wear(&self.spec.look, &mut shown, offset, t);
         Frame { t, wanted, shown }
-    }
-
-    /// Only goes through what later frames depend on.
-    fn pass(&mut self, frames: &[Frame]) {
-        for track in self.tracks.values_mut() {
-            if let TrackMedia::Video(video) = &mut track.media {
-                frames.iter().for_each(|frame| video.pass(frame.t));
-            }
-        }
     }
 
     /// Draws and encodes frames.

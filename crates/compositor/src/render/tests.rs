@@ -91,12 +91,12 @@ pub(crate) fn coded(
 
 mod bad_media;
 
-type Events = Vec<(i64, EventKind)>;
-type Packets = BTreeMap<TrackKey, Vec<Packet>>;
+pub(super) type Events = Vec<(i64, EventKind)>;
+pub(super) type Packets = BTreeMap<TrackKey, Vec<Packet>>;
 
 /// Three seconds of a participant who joins after half a second: a picture ten times a second in two packets each, and a square
 /// wave in G.711.
-fn media() -> (Events, Packets) {
+pub(super) fn media() -> (Events, Packets) {
     let sfu = SfuId::new("sfu").expect("valid");
     let key = |track: &str| TrackKey { sfu: sfu.clone(), track: TrackId::new(track).expect("valid") };
     let named = |track: &str, media: Producer| Producer { track: key(track).track, ..media };
@@ -139,7 +139,7 @@ pub(crate) fn windows() -> Vec<Window> {
 }
 
 /// Three windows of what happens and of what is sent, that end 2.9 s after the beginning.
-fn windows_of((events, packets): &(Events, Packets)) -> Vec<Window> {
+pub(super) fn windows_of((events, packets): &(Events, Packets)) -> Vec<Window> {
     let incarnation = Incarnation::new(1).expect("not 0");
     let mut numbers: BTreeMap<TrackKey, u64> = BTreeMap::new();
     let window = |k: i64| {

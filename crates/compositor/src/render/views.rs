@@ -61,20 +61,15 @@ impl Views {
                     pictures.extend(self.last.get(source).map(|last| ((*source).clone(), last.clone())));
                     continue;
                 };
-                if tile.content != Content::Picture {
-                    self.last.remove(source);
-                    continue;
-                }
-                if is_covered(source, &frame.shown) {
-                    continue;
-                }
-                let picture = keys.iter().find_map(|key| match &mut tracks.get_mut(key)?.media {
+                let is_seen = tile.content == Content::Picture && !is_covered(source, &frame.shown);
+                let picture = keys.iter().filter(|_| is_seen).find_map(|key| match &mut tracks.get_mut(key)?.media {
                     TrackMedia::Video(video) => {
                         witness::at(key, frame.t);
                         video.picture(frame.t, tile.rect.width, tile.rect.height)
                     }
                     TrackMedia::Audio(_) => None,
                 });
+                // What was seen before something else was is not to be seen again.
                 let Some(picture) = picture else {
                     self.last.remove(source);
                     continue;
@@ -86,19 +81,14 @@ impl Views {
         }
         self.tiles.retain(|source, _| sources.contains(source));
         self.last.retain(|source, _| sources.contains(source));
-        if let Some(last) = frames.last() {
-            for (key, track) in tracks {
-                if let TrackMedia::Video(video) = &mut track.media {
-                    witness::at(key, last.t);
-                    video.pass(last.t);
-                    if !state.track(key).is_some_and(|track| track.is_live()) {
-                        video.blank(last.t);
-                    }
-                }
-            }
-        }
-        witness::done();
+        go_on(tracks, state, frames);
         pictures
+    }
+
+    /// Frames that nobody sees: tracks go on, and nothing of what was seen before stands still behind them.
+    pub(super) fn skip(&mut self, tracks: &mut BTreeMap<TrackKey, Track>, state: &RoomState, frames: &[Frame]) {
+        self.last.clear();
+        go_on(tracks, state, frames);
     }
 
     /// The picture at the size it is shown at, if it has one place only.
@@ -115,6 +105,22 @@ impl Views {
         self.tiles.insert(source.clone(), view);
         fitted
     }
+}
+
+/// Brings all tracks to the last of the frames: what is not seen goes on unseen, and what its owner has switched off is blank.
+fn go_on(tracks: &mut BTreeMap<TrackKey, Track>, state: &RoomState, frames: &[Frame]) {
+    let Some(last) = frames.last() else { return };
+    for (key, track) in tracks {
+        if let TrackMedia::Video(video) = &mut track.media {
+            witness::at(key, last.t);
+            video.pass(last.t);
+            let known = state.track(key);
+            if !known.is_some_and(|track| track.is_live()) {
+                video.blank(last.t, known.and_then(|track| track.paused_at));
+            }
+        }
+    }
+    witness::done();
 }
 
 /// Whether nothing of the source can be seen.

@@ -332,10 +332,10 @@ impl VideoTrack {
 
     /// The track shows nothing at `t`, by its owner's wish: what was seen before is not to be seen again. Nor is what a camera sends
     /// meanwhile, which browsers make black: when it is on again its first picture is the first one behind `t`. A screen
-    /// may stand still, and shows the last one it has.
-    pub fn blank(&mut self, t: RoomTime) {
+    /// may stand still, and shows the last one it has of the time since it was switched off, if that is known.
+    pub fn blank(&mut self, t: RoomTime, since: Option<RoomTime>) {
         self.shown = None;
-        self.blank_until = (!self.is_screen).then_some(t);
+        self.blank_until = if self.is_screen { since } else { Some(t) };
         self.last_look = None;
     }
 
@@ -533,7 +533,7 @@ mod tests {
         let at = |millis: i64| RoomTime::from_micros(millis * 1000);
         assert!(track.picture(at(1000), 160, 90).is_some());
         track.pass(at(3050));
-        track.blank(at(3050));
+        track.blank(at(3050), None);
         assert!(track.picture(at(3080), 160, 90).is_none(), "the picture of 3.0 s is one of the time it was off");
         assert!(track.picture(at(3110), 160, 90).is_some());
     }

@@ -1,14 +1,21 @@
-use roomreel_shared::id::PeerId;
+use roomreel_shared::event::EventKind;
+use roomreel_shared::id::{PeerId, TrackId};
+use roomreel_shared::policy::TrackKind;
 use roomreel_shared::time::RoomTime;
+use roomreel_shared::window::Window;
 
 use super::super::RenderCore;
-use super::super::tests::{fold, spec, windows};
+use super::super::tests::{fold, media, spec, windows, windows_of};
 use super::*;
 
 /// A room whose only camera has sent since 0.52 s, and when the room began.
 fn room() -> (RenderCore, RoomTime) {
+    room_of(&windows())
+}
+
+fn room_of(windows: &[Window]) -> (RenderCore, RoomTime) {
     let mut core = RenderCore::new(spec(), fold()).expect("a layout and an encoder");
-    windows().iter().for_each(|window| core.push_window(window).expect("its recording"));
+    windows.iter().for_each(|window| core.push_window(window).expect("its recording"));
     let start = core.start.expect("windows say where it begins");
     (core, start)
 }
@@ -92,4 +99,54 @@ fn a_tile_that_goes_shows_what_was_seen_in_it_last() {
     off.wanted.tiles.iter_mut().for_each(|tile| tile.content = Content::Placeholder);
     let frames = [off, leaving(&mut core, 16)];
     assert_eq!(seen(&mut core, &frames).0, [0, 0]);
+}
+
+#[test]
+fn a_tile_that_goes_shows_nothing_of_before_it_was_covered_or_skipped() {
+    for is_skipped in [false, true] {
+        let (mut core, start) = room();
+        let open = [frame(&mut core, start, 12, false)];
+        assert_eq!(seen(&mut core, &open).0, [1]);
+        if is_skipped {
+            let skipped = [frame(&mut core, start, 13, false)];
+            core.views.skip(&mut core.tracks, core.room.state(), &skipped);
+        } else {
+            let covered = [frame(&mut core, start, 13, true)];
+            assert_eq!(seen(&mut core, &covered).0, [0]);
+        }
+        let mut leaving = frame(&mut core, start, 14, false);
+        leaving.wanted.tiles.clear();
+        assert_eq!(seen(&mut core, &[leaving]).0, [0], "skipped: {is_skipped}");
+    }
+}
+
+#[test]
+fn what_was_switched_off_in_skipped_frames_shows_nothing_of_before() {
+    let track = TrackId::new("cam").expect("valid");
+    // Until when it sends, tenths of a second, and whether it is off from 1.2 to 1.6 s.
+    for (until, is_off, pictures) in [(11, false, 1), (11, true, 0), (14, true, 1)] {
+        let (mut events, mut packets) = media();
+        for (_, kind) in &mut events {
+            if let EventKind::ProducerCreated(producer) = kind
+                && producer.track == track
+            {
+                producer.kind = TrackKind::Screenshare;
+            }
+        }
+        if is_off {
+            events.push((1_200_000, EventKind::ProducerPaused { track: track.clone() }));
+            events.push((1_600_000, EventKind::ProducerResumed { track: track.clone() }));
+        }
+        let begin = room().1;
+        for packets in packets.values_mut() {
+            packets.retain(|packet| packet.time < begin.offset_micros(until * 100_000));
+        }
+        let (mut core, start) = room_of(&windows_of(&(events, packets)));
+        for tenth in 6..20 {
+            let skipped = [frame(&mut core, start, tenth, false)];
+            core.views.skip(&mut core.tracks, core.room.state(), &skipped);
+        }
+        let shown = [frame(&mut core, start, 20, false)];
+        assert_eq!(seen(&mut core, &shown).0, [pictures], "sends until {until}, is off: {is_off}");
+    }
 }
