@@ -40,7 +40,7 @@ struct Folding {
     inbox: VecDeque<LogEntry>,
     /// Sequence of the newest entry that was folded.
     fed: u64,
-    rewound: bool,
+    rewound: Option<u64>,
     outputs: VecDeque<FoldOutput>,
     committing: Option<Commit>,
     sealed: VecDeque<Box<SealedWindow>>,
@@ -157,7 +157,7 @@ impl Room {
             generation: u64::MAX,
             inbox: VecDeque::new(),
             fed: 0,
-            rewound: false,
+            rewound: None,
             outputs: VecDeque::new(),
             committing: None,
             sealed: VecDeque::new(),
@@ -176,7 +176,7 @@ impl Room {
             Delivery::Broken(last) => {
                 if last + 1 < folding.position {
                     folding.position = if self.spec.start_sequence <= last { self.spec.start_sequence } else { 1 };
-                    folding.rewound = true;
+                    folding.rewound = Some(last);
                     env.tell(format!("epoch {} reads the log again from {}", self.epoch, folding.position));
                 }
             }
@@ -200,8 +200,8 @@ impl Room {
                 return Ok(());
             }
             let Some(entry) = folding.inbox.pop_front() else { return Ok(()) };
-            if std::mem::take(&mut folding.rewound) {
-                folding.fold.on_rewound();
+            if let Some(end) = folding.rewound.take() {
+                folding.fold.on_rewound(end);
             }
             folding.fed = entry.sequence;
             folding.outputs.extend(folding.fold.on_entry(entry));
