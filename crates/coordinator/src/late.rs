@@ -28,7 +28,7 @@ use crate::perform::to_json;
 use media::Media;
 
 /// Footers that are read at once.
-const CONCURRENCY: usize = 16;
+const CONCURRENCY: usize = 64;
 
 /// A field that cannot be as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

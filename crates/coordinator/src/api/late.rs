@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use super::auth::Principal;
 use super::problem::Problem;
 use super::service;
-use crate::late::{self, Source, SourceError};
+use crate::late::{self, FieldError, Source, SourceError};
 use crate::observed::json;
 use crate::perform::to_json;
 
@@ -40,35 +40,48 @@ pub async fn ask(
     if found.active {
         return Err(Problem::not_ended());
     }
+    let malformed = |error: FieldError| Problem::malformed(error.to_string());
+    late::check_composite("composite", &spec.composite).map_err(malformed)?;
     let composite = spec.composite.id.clone();
+    let keys = recording.name().keys();
+    let known = late::document(&*ports.store, &keys, &composite).await?;
+    if let Some(known) = known {
+        if known.spec != spec {
+            return Err(Problem::composite_taken(&composite));
+        }
+        if known.state == LateState::Complete {
+            return Ok((known, true));
+        }
+        if let Some(active) = find_active(ports, id, &composite).await? {
+            return Ok((active.render, false));
+        }
+    } else {
+        // What is there may be in the way of a clean-up, and is none of this render's.
+        if recording.composites.iter().any(|listed| listed.id == composite)
+            || !ports.store.list(&keys.composite_prefix(&composite)).await?.is_empty()
+        {
+            return Err(Problem::composite_taken(&composite));
+        }
+        if let Some(full) = full(&under_way(ports).await?, &principal.tenant) {
+            return Err(Problem::unavailable(full));
+        }
+    }
+    // Behind everything that needs no look at the windows: of a long recording there are thousands.
     let source = Source::asked(&*ports.store, &recording.name(), &spec).await.map_err(|error| match error {
         SourceError::Store(error) => error.into(),
         SourceError::NotRenderable(why) => Problem::not_renderable(why),
     })?;
     let requested_by = principal.peer.as_ref().map_or(principal.subject.as_str(), |peer| peer.as_str());
-    let asked = source
-        .render(spec, requested_by, OffsetDateTime::now_utc())
-        .map_err(|error| Problem::malformed(error.to_string()))?;
-    let keys = recording.name().keys();
-    let known = late::document(&*ports.store, &keys, &composite).await?;
-    // What is there may be in the way of a clean-up, and is none of this render's.
-    if known.is_none()
-        && (recording.composites.iter().any(|listed| listed.id == composite)
-            || !ports.store.list(&keys.composite_prefix(&composite)).await?.is_empty())
-    {
-        return Err(Problem::composite_taken(&composite));
-    }
-    if known.is_none()
-        && let Some(full) = full(&under_way(ports).await?, &principal.tenant)
-    {
-        return Err(Problem::unavailable(full));
-    }
+    let asked = source.render(spec, requested_by, OffsetDateTime::now_utc()).map_err(malformed)?;
     let bound = late::bind(&*ports.store, &asked).await?;
     if bound.spec != asked.render.spec {
         return Err(Problem::composite_taken(&composite));
     }
     if bound.state == LateState::Complete {
         return Ok((bound, true));
+    }
+    if !is_divided_as(&bound, &asked) {
+        return Err(Problem::composite_divided(&composite));
     }
     // A failed one, or one whose job was lost, goes on from its slices.
     let key = cluster::late_render_key(id, &composite);
@@ -102,6 +115,14 @@ pub async fn show(
         "its job was lost; ask for it again, and it goes on from its slices".clone_into(&mut render.reason);
     }
     Ok(render)
+}
+
+/// Whether the slices that there may be are those that are made of this now: what a layout leaves out is not said by its text alone.
+fn is_divided_as(bound: &LateRender, asked: &ActiveRender) -> bool {
+    // One of before it was said has no parts.
+    let is_untold = bound.shown_ms.is_empty() && asked.cuts.is_empty();
+    (bound.slices, bound.duration_ms) == (asked.render.slices, asked.render.duration_ms)
+        && (is_untold || bound.shown_ms == asked.render.shown_ms)
 }
 
 /// Whoever may record the room may render it again.

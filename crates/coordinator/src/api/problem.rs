@@ -110,6 +110,15 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, 2007, "composite exists", detail)
     }
 
+    /// 2007: the composite's slices were made when something else was left out of it.
+    pub fn composite_divided(composite: &CompositeId) -> Self {
+        let detail = format!(
+            "composite {composite} was begun when its layout left something else out, and its slices do not go with those to come; choose \
+             another id, or delete what the bucket has of it"
+        );
+        Self::new(StatusCode::CONFLICT, 2007, "composite exists", detail)
+    }
+
     /// 2008: nobody has asked for such a composite after the recording.
     pub fn no_composite() -> Self {
         let detail =

@@ -434,6 +434,7 @@ async fn a_recording_is_rendered_again() {
     assert_eq!(caller.problem(Method::POST, &path, &claims(), &ask).await, (409, 2005));
     world.last_window(&recording, 10_000_000).await;
     world.complete(&recording.id).await;
+    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     // Refused before anything stands anywhere.
     let many = |count: u32| {
         let regions: serde_json::Map<_, _> = (0..count).map(|index| (format!("r{index}"), json!({}))).collect();
@@ -506,6 +507,20 @@ async fn a_recording_is_rendered_again() {
         let (_, body) = caller.call(Method::GET, &one, &claims(), "").await;
         serde_json::from_slice::<LateRender>(&body).expect("a late render")
     };
+    // What was begun when something else was left out does not go on with other slices; of before it was said, it does.
+    let document = keys.render_json(&render.spec.composite.id);
+    for (shown_ms, slices, expected) in [
+        (vec![(500, 2_000), (4_000, 10_000)], 3, StatusCode::CONFLICT),
+        (vec![], 2, StatusCode::CONFLICT),
+        (vec![], 3, StatusCode::ACCEPTED),
+        (vec![(500, 10_000)], 3, StatusCode::ACCEPTED),
+    ] {
+        world.forget_late().await;
+        let begun = LateRender { shown_ms, slices, ..render.clone() };
+        world.store.put(&document, to_json(&begun)).await.expect("the store is up");
+        let (status, body) = caller.call(Method::POST, &path, &claims(), &ask).await;
+        assert_eq!(status, expected, "{begun:?}: {body:?}");
+    }
     // A failure has a reason, and is none of the recording's; asked for again, it goes on.
     until("it failed", async || {
         world.report_late(Some("window 0: damaged")).await;
@@ -523,7 +538,6 @@ async fn a_recording_is_rendered_again() {
     let after = caller.ok(Method::GET, &format!("/v1/recordings/{}", recording.id)).await;
     assert_eq!(after.composites.iter().map(|composite| composite.id.as_str()).collect::<Vec<_>>(), ["grid", "pitch"]);
     assert!(after.files.contains(&"composites/pitch/composite.mp4".to_owned()));
-    let keys = RecordingKeys::new(&recording.tenant, &recording.room, &recording.id);
     let document = world.store.get(&keys.recording_json()).await.expect("there");
     let document: Recording = serde_json::from_slice(&document).expect("a recording");
     assert_eq!(document.composites.len(), 1, "it is written once");
