@@ -80,7 +80,8 @@ impl Captions {
         let mut cut = self.clone();
         cut.cues.retain_mut(|cue| {
             (cue.start_us, cue.end_us) = (shown(cue.start_us), shown(cue.end_us));
-            cue.start_us < cue.end_us
+            // As they are written: one that ends where it begins is none.
+            cue.start_us / 1000 < cue.end_us / 1000
         });
         cut
     }
@@ -186,6 +187,8 @@ mod tests {
         let silent = captions.cut(&late(0, 9_000_000, &[(0, 1), (3, 9)]));
         assert!(silent.webvtt().contains("00:00:01.000 --> 00:00:02.000\n<v Amara>second"), "{}", silent.webvtt());
         assert_eq!(silent.count(), (1, 0), "who speaks in what is left out is not told of");
+        assert_eq!(captions.cut(&late(499_500, 1_000_000, &[])).count(), (0, 0), "half a millisecond is none");
+        assert_eq!(captions.cut(&late(498_500, 1_000_000, &[])).count(), (1, 0));
         assert_eq!(
             captions.webvtt(),
             "WEBVTT\n\n00:00:00.000 --> 00:00:00.500\n<v bjorn>first &amp; best</v>\n\n\
