@@ -264,7 +264,10 @@ impl RenderCore {
         let fps = i64::from(self.spec.fps);
         let first_frame = cuts.source(self.grid.first_frame(first), u64::from(self.spec.fps)).cast_signed();
         let room_start = -((stretch.start.as_micros() * u128::from(self.spec.fps) / 1_000_000) as i64);
-        let warm_up = (first_frame - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
+        // The first frame may lie behind a cut, and the samples before it, which belong to the slice, before the cut.
+        let sound = cuts.source(self.grid.first_sample(first), u64::from(SAMPLE_RATE)).cast_signed();
+        let begin = first_frame.min((sound * fps).div_euclid(i64::from(SAMPLE_RATE)));
+        let warm_up = (begin - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
         self.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
         self.frames = warm_up.start;
         self.from = stretch.start;
@@ -508,7 +511,8 @@ impl RenderCore {
         let Some(start) = self.start else { return Ok(()) };
         let fps = u64::from(self.spec.fps);
         if let Some(warm_up) = self.warm_up.take() {
-            self.warm_up(start, warm_up, self.first_sample())?;
+            let samples_end = self.first_sample().max(self.sample_of(warm_up.end - 1));
+            self.warm_up(start, warm_up, samples_end)?;
             self.forget_ended();
         }
         let frames = self.grid.frames(due.number);

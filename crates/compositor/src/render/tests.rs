@@ -398,3 +398,20 @@ fn sound_is_mixed_until_it_is_muted() {
         }
     }
 }
+
+#[test]
+fn a_slice_whose_first_frame_lies_behind_a_cut_has_the_sound_before_it() {
+    // The fourth slice begins at 0.999 s, its first frame would be that of 1 s.
+    let fold = FoldSpec { window_ms: 333, ..fold() };
+    let late = LateJob {
+        from_us: 0,
+        to_us: 60_000_000,
+        cuts: Cuts::try_from(vec![(1, 40)]).expect("in order"),
+        hidden: None,
+        division: roomreel_shared::late::Division { slices: 64, span: 3 },
+        piece: roomreel_shared::late::Piece::Join,
+    };
+    let core = RenderCore::late(spec(), fold, &late, 3).expect("a layout and an encoder");
+    assert_eq!(core.warm_up, Some(0..400));
+    assert!(core.samples <= core.sound_from, "{} samples, wanted from {}", core.samples, core.sound_from);
+}
