@@ -193,7 +193,7 @@ impl Spans {
         let next_window = windows.len() as u64;
         for (number, object) in (0..).zip(windows) {
             let window = parse_window(number, object)?;
-            engine.push_window(Arc::new(window)).await?;
+            engine.push_made(Arc::new(window)).await?;
         }
         Ok(Run { engine, slices, next_window, is_drained: true, pending: None, spent: Duration::ZERO })
     }

@@ -59,15 +59,14 @@ pub(super) struct Child {
 enum Windows {
     /// As they stand in the bucket, up to but not including window `end`. One that begins in mid-recording is told of the past instead.
     Stored { past: Box<Past>, end: u64 },
-    /// Those of a span of a late render were made for it.
-    Kept(Vec<Bytes>),
+    /// The first ones of a span of a late render were made for it; behind them those in the bucket, up to but not including window `end`.
+    Kept { made: Vec<Bytes>, end: u64 },
 }
 
 impl Windows {
     fn end(&self) -> u64 {
         match self {
-            Self::Stored { end, .. } => *end,
-            Self::Kept(objects) => objects.len() as u64,
+            Self::Stored { end, .. } | Self::Kept { end, .. } => *end,
         }
     }
 
@@ -87,7 +86,7 @@ impl Windows {
     fn kept(&self, number: u64) -> Option<Bytes> {
         match self {
             Self::Stored { .. } => None,
-            Self::Kept(objects) => objects.get(number as usize).cloned(),
+            Self::Kept { made, .. } => made.get(number as usize).cloned(),
         }
     }
 
@@ -95,7 +94,7 @@ impl Windows {
     fn has(&self, track: &TrackKey) -> bool {
         match self {
             Self::Stored { past, .. } => past.has(track),
-            Self::Kept(_) => false,
+            Self::Kept { .. } => false,
         }
     }
 
@@ -105,7 +104,7 @@ impl Windows {
                 past.see(window);
                 *end += 1;
             }
-            Self::Kept(objects) => objects.push(window.object().clone()),
+            Self::Kept { end, .. } => *end += 1,
         }
     }
 }
@@ -131,7 +130,7 @@ impl Child {
         };
         let keys = Box::new(RecordingKeys::new(&work.fold.tenant, &work.fold.room, &work.fold.recording));
         let windows = if work.late.is_some() {
-            Windows::Kept(Vec::new())
+            Windows::Kept { made: Vec::new(), end: 0 }
         } else {
             Windows::Stored { past: Box::new(past), end: 0 }
         };
@@ -197,6 +196,15 @@ impl Child {
         self.give(window.object()).await?;
         self.windows.add(window);
         self.given += 1;
+        Ok(())
+    }
+
+    /// The same with one that is kept: the bucket does not have it. They come before all others.
+    pub(super) async fn push_made(&mut self, window: &Window) -> Result<(), Error> {
+        self.push_window(window).await?;
+        if let Windows::Kept { made, .. } = &mut self.windows {
+            made.push(window.object().clone());
+        }
         Ok(())
     }
 

@@ -323,6 +323,17 @@ impl Engine {
         }
     }
 
+    /// The same with a window that was made for this render: the bucket has another one of its number, which would not do instead.
+    ///
+    /// # Errors
+    /// As [`Self::push_window`].
+    pub(crate) async fn push_made(&mut self, window: Arc<Window>) -> Result<(), Error> {
+        match &mut self.0 {
+            Kind::Local(local) => local.push_window(window).await,
+            Kind::Child(child) => child.push_made(&window).await,
+        }
+    }
+
     /// Renders the next slice within `span`, if it is due.
     ///
     /// # Errors
