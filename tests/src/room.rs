@@ -120,11 +120,12 @@ pub async fn download_composite(
     Ok(file)
 }
 
-/// Requires the container, the codecs, the canvas and the length that were asked for; the length within 100 ms.
+/// Requires the container, the codecs and the canvas that were asked for, and the recording's length within 100 ms.
 ///
 /// # Errors
 /// What is not as asked.
-pub fn require_format(file: &Path, composite: &CompositeSpec, seconds: f64) -> Result<()> {
+pub fn require_format(file: &Path, composite: &CompositeSpec, recording: &Recording) -> Result<()> {
+    let seconds = recording.duration_ms.context("a recording that has ended has a length")? as f64 / 1000.0;
     let probed = watch::probe(file)?;
     let streams = probed["streams"].as_array().context("streams")?;
     let stream = |kind: &str| {
@@ -142,7 +143,7 @@ pub fn require_format(file: &Path, composite: &CompositeSpec, seconds: f64) -> R
         [("file", &probed["format"]["duration"]), ("video", &video["duration"]), ("audio", &audio["duration"])]
     {
         let length: f64 = value.as_str().context("no duration")?.parse()?;
-        ensure!((length - seconds).abs() <= 0.1, "the {what} lasts {length} s, the room lasted {seconds} s");
+        ensure!((length - seconds).abs() <= 0.1, "the {what} lasts {length} s, the recording {seconds} s");
     }
     Ok(())
 }

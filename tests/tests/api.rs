@@ -161,8 +161,7 @@ async fn a_recording_is_asked_for_stopped_and_downloaded() -> Result<()> {
     let path = directory.path().join("composite.mp4");
     tokio::fs::write(&path, file).await?;
     roomreel_tests::watch::decode_without_warning(&path)?;
-    let length = recording.duration_ms.context("a length")? as f64 / 1000.0;
-    room::require_format(&path, &composite, length)?;
+    room::require_format(&path, &composite, &recording)?;
 
     // Another tenant learns nothing; a reader cannot start.
     let other = Client::new(&base, token("globex", "recordings:read recordings:write")?);
