@@ -9,7 +9,7 @@ use bytes::Bytes;
 use roomreel_shared::window::{TrackKey, Window};
 
 use super::wire::{self, Due, Hello, Kind, Ready, Rendered, Start};
-use super::witness::{self, Witness};
+use super::witness::Witness;
 use super::{Jail, jail};
 use crate::documents::quality::TrackQuality;
 use crate::outputs;
@@ -85,7 +85,7 @@ fn answer(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     };
     let start: Start = wire::read_text(&content)?;
     #[cfg(debug_assertions)]
-    witness::strike_at(start.fault.clone());
+    super::witness::strike_at(start.fault.clone());
     let (work, banned) = start.work();
     let mut core = match work.begin() {
         Ok(core) => core,
