@@ -675,7 +675,8 @@ impl TrackFold {
     }
 }
 
-fn network_gap(key: &TrackKey, incarnation: Incarnation, ssrc: Ssrc, run: Run) -> Gap {
+/// What the network lost of a stream.
+pub(crate) fn network_gap(key: &TrackKey, incarnation: Incarnation, ssrc: Ssrc, run: Run) -> Gap {
     let missing = Missing::Network { ssrc, sequences: (run.first, run.last) };
     Gap { key: key.clone(), incarnation, missing, span: run.span }
 }

@@ -70,7 +70,6 @@ impl RoomFold {
         self.clock.observe(event.time, time);
         if let EventKind::PublisherGap(gap) = &event.kind
             && self.phase == Phase::Open
-            && self.retired.get(gap.incarnation).is_some()
         {
             let key = TrackKey { sfu: sfu.clone(), track: gap.track.clone() };
             self.recall(&key, gap.incarnation, MAX_TRACKS, outputs);
@@ -248,13 +247,11 @@ impl RoomFold {
             if self.phase != Phase::Open {
                 continue;
             }
-            if let Some(stand) = self.retired.get(end.incarnation) {
-                if end.next_batch_no <= stand.next_batch_no {
-                    continue;
-                }
-                if !self.recall(&key, end.incarnation, MAX_TRACKS, outputs) {
-                    continue;
-                }
+            if let Some(stand) = self.retired.get(end.incarnation)
+                && (end.next_batch_no <= stand.next_batch_no
+                    || !self.recall(&key, end.incarnation, MAX_TRACKS, outputs))
+            {
+                continue;
             }
             if self.open_track(&key, stored, outputs).is_ok() {
                 let input = TrackInput::Ends { end, time, from_zero: self.from_zero };

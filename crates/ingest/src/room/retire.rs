@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use roomreel_shared::batch::{Incarnation, RtpBatch};
-use roomreel_shared::time::{LogTime, RoomTime};
+use roomreel_shared::time::LogTime;
 use roomreel_shared::window::{AcceptedReason, Gap, MAX_PARTICIPANTS, Missing, TrackKey};
 use roomreel_shared::wire;
 
 use super::{DamagedReason, Phase, RoomFold, RoomOutput};
 use crate::past::Stand;
 use crate::roster::MAX_TRACKS;
-use crate::track::{OpenTrack, TrackInput};
+use crate::stream::Stream;
+use crate::track::{OpenTrack, TrackInput, network_gap};
 
 /// Most numberings of dropped tracks of which it is remembered how far they came.
 pub(super) const MAX_RETIRED: usize = 4096;
@@ -56,14 +57,9 @@ impl RoomFold {
         }
         let newest = state.incarnations.iter().filter_map(|state| Incarnation::new(state.incarnation)).max();
         let Some(incarnation) = newest else { return Vec::new() };
-        let lost = state.streams.iter().flat_map(|stream| stream.missing.iter().map(|run| (stream.ssrc, run)));
-        lost.map(|(ssrc, run)| Gap {
-            key: key.clone(),
-            incarnation,
-            missing: Missing::Network { ssrc: roomreel_shared::rtp::Ssrc(ssrc), sequences: (run.first, run.last) },
-            span: (RoomTime::from_micros(run.from_time_us), RoomTime::from_micros(run.to_time_us)),
-        })
-        .collect()
+        let mut lost = Vec::new();
+        state.streams.iter().for_each(|stream| Stream::from_wire(stream).end(&mut lost));
+        lost.into_iter().map(|(ssrc, run)| network_gap(key, incarnation, ssrc, run)).collect()
     }
 
     /// A batch of a numbering that was dropped has come. `true`: it is to be taken, its track has the numbering again.
