@@ -262,29 +262,29 @@ impl RenderCore {
 
     fn begin_behind(&mut self, first: u64, stretch: Range<Duration>, cuts: Cuts) -> Result<(), Error> {
         let fps = i64::from(self.spec.fps);
-        let first_frame = cuts.source(self.grid.first_frame(first), u64::from(self.spec.fps)).cast_signed();
+        (self.first, self.cuts) = (first, cuts);
+        let first_frame = self.cuts.source(self.grid.first_frame(first), u64::from(self.spec.fps)).cast_signed();
+        let first_sample = self.first_sample();
         let room_start = -((stretch.start.as_micros() * u128::from(self.spec.fps) / 1_000_000) as i64);
         // The first frame may lie behind a cut, and the samples before it, which belong to the slice, before the cut.
-        let sound = cuts.source(self.grid.first_sample(first), u64::from(SAMPLE_RATE)).cast_signed();
-        let begin = first_frame.min((sound * fps).div_euclid(i64::from(SAMPLE_RATE)));
+        let begin = first_frame.min((first_sample * fps).div_euclid(i64::from(SAMPLE_RATE)));
         let warm_up = (begin - WARM_UP.as_secs().cast_signed() * fps).max(room_start)..first_frame;
         self.samples = warm_up.start * i64::from(SAMPLE_RATE) / fps;
         self.frames = warm_up.start;
         self.from = stretch.start;
         self.warm_up = Some(warm_up);
         let mut encoder = Encoder::new(&self.spec, self.fold.window_ms, first)?;
-        self.first = first;
-        self.cuts = cuts.clone();
         let ahead = self.grid.first_sample(first) - encoder.audio_from();
-        self.sound_from = self.first_sample() - ahead.cast_signed();
+        self.sound_from = first_sample - ahead.cast_signed();
         // What is before a cut was silent there.
-        let inside = cut::cut_samples(&cuts).rev().find(|cut| cut.end <= self.first_sample());
+        let inside = cut::cut_samples(&self.cuts).rev().find(|cut| cut.end <= first_sample);
         if let Some(cut) = inside.filter(|cut| cut.end > self.sound_from) {
             encoder.push_audio(&vec![0.0; 2 * (cut.end - self.sound_from) as usize])?;
             self.sound_from = cut.end;
         }
         self.encoder = Some(encoder);
-        self.schedule = SliceSchedule::of_stretch(Duration::from_millis(self.fold.window_ms), first, stretch, cuts);
+        self.schedule =
+            SliceSchedule::of_stretch(Duration::from_millis(self.fold.window_ms), first, stretch, self.cuts.clone());
         self.quality.first_slice = first;
         Ok(())
     }

@@ -344,7 +344,7 @@ mod tests {
 
         let due = silent.window(9.0, &[], &[], Some(9.0));
         assert_eq!(due.iter().map(|due| (due.number, due.end.as_secs(), due.last)).collect::<Vec<_>>(), [(2, 9, true)]);
-        let slices = Division::of(&(Duration::ZERO..Duration::from_secs(9)), Duration::from_secs(4)).slices;
+        let slices = Division::of(Duration::from_secs(9), Duration::from_secs(4)).slices;
         assert_eq!(slices, 3, "as many as there were");
     }
 

@@ -1,8 +1,8 @@
 //! What a leader does with the bucket, beside its loop: a store that hangs delays what needs it, and no other decision.
 //!
-//! What is under way is not begun again; what came to nothing is planned again, and begun again after a pause that grows. Of a recording one thing is done at a time, so that
-//! no document overtakes the final state. Owns what is under way, and how much of each kind at once. Does not own what is done
-//! (see [`crate::perform`]) or why (see [`crate::plan`]).
+//! What is under way is not begun again; what came to nothing is planned again, and begun again after a pause that grows. Of a
+//! recording one thing is done at a time, so that no document overtakes the final state. Owns what is under way, and how much of
+//! each kind at once. Does not own what is done (see [`crate::perform`]) or why (see [`crate::plan`]).
 
 use std::collections::BTreeSet;
 use std::pin::pin;

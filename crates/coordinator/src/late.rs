@@ -153,7 +153,7 @@ impl Source {
     /// Slices of a composite of the whole of it.
     #[must_use]
     pub fn slices(&self) -> u64 {
-        Division::of(&(Duration::ZERO..self.length), Duration::from_millis(self.fold.window_ms)).slices
+        Division::of(self.length, Duration::from_millis(self.fold.window_ms)).slices
     }
 
     /// A late render of it that begins now, or goes on from the slices that exist.
@@ -172,7 +172,7 @@ impl Source {
         let (stretch, cuts) =
             self.media.as_ref().map_or((asked.clone(), Cuts::default()), |media| media.trim(asked.clone()));
         let length = cuts.shown_at(stretch.end - stretch.start);
-        let division = Division::of_length(length, Duration::from_millis(self.fold.window_ms));
+        let division = Division::of(length, Duration::from_millis(self.fold.window_ms));
         let us = |at: Duration| u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
         let parts = cuts.sources(0..us(length), 1_000_000).into_iter();
         let on_recording = |behind: u64| (us(stretch.start).saturating_add(behind)) / 1000;

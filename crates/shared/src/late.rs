@@ -80,15 +80,9 @@ pub struct Division {
 }
 
 impl Division {
-    /// Of `stretch` in slices of `slice` length, not 0.
-    #[must_use]
-    pub fn of(stretch: &Range<Duration>, slice: Duration) -> Self {
-        Self::of_length(stretch.end.saturating_sub(stretch.start), slice)
-    }
-
     /// Of a result that is `length` long in slices of `slice` length, not 0.
     #[must_use]
-    pub fn of_length(length: Duration, slice: Duration) -> Self {
+    pub fn of(length: Duration, slice: Duration) -> Self {
         let slice_us = slice.as_micros().max(1);
         let length_us = length.as_micros();
         let count = |us: u128| u64::try_from(us.div_ceil(slice_us)).unwrap_or(u64::MAX);
@@ -292,7 +286,7 @@ mod tests {
     #[test]
     fn spans_and_jobs_share_out_every_slice() {
         let stretch = Duration::from_secs(90)..Duration::from_secs(690);
-        let division = Division::of(&stretch, Duration::from_secs(4));
+        let division = Division::of(stretch.end - stretch.start, Duration::from_secs(4));
         assert_eq!((division.slices, division.span, division.spans()), (150, 30, 5));
         let mut active = ActiveRender {
             render: LateRender {

@@ -184,7 +184,10 @@ impl World {
             store.create(&keys.window(number), object.clone()).await.expect("memory");
         }
         let stretch = Duration::from_millis(from_ms)..Duration::from_millis(to_ms);
-        let division = Division { span: 4, ..Division::of(&stretch, Duration::from_secs(WINDOW_S.unsigned_abs())) };
+        let division = Division {
+            span: 4,
+            ..Division::of(stretch.end - stretch.start, Duration::from_secs(WINDOW_S.unsigned_abs()))
+        };
         let late = LateJob {
             from_us: from_ms * 1000,
             to_us: to_ms * 1000,
@@ -199,7 +202,7 @@ impl World {
     /// The same without what is left out, in spans of so many slices.
     fn cut(mut self, cuts: &[(u32, u32)], span: u64) -> Self {
         self.late.cuts = Cuts::try_from(cuts.to_vec()).expect("in order");
-        self.late.division = Division { span, ..Division::of_length(self.late.length(), Duration::from_secs(4)) };
+        self.late.division = Division { span, ..Division::of(self.late.length(), Duration::from_secs(4)) };
         self
     }
 

@@ -269,8 +269,8 @@ async fn what_cannot_be_rendered_is_said_and_left_to_the_coordinator() {
 
 /// A share of a late render of the whole recording, in spans of two slices.
 fn share(world: &World, node: &str, length_ms: u64, piece: Piece) -> RenderJob {
-    let stretch = Duration::ZERO..Duration::from_millis(length_ms);
-    let division = Division { span: 2, ..Division::of(&stretch, Duration::from_millis(WINDOW_MS)) };
+    let length = Duration::from_millis(length_ms);
+    let division = Division { span: 2, ..Division::of(length, Duration::from_millis(WINDOW_MS)) };
     RenderJob {
         node: Some(NodeId::new(node).expect("valid")),
         spec: world.fold.clone(),
