@@ -130,7 +130,12 @@ impl<T> Order<T> {
 
     /// Whether the hole at `next` is to be declared.
     pub(crate) fn is_given_up(&self, now: LogTime, config: &FoldConfig) -> bool {
-        self.hole_since().is_some_and(|since| now >= since + config.gap_after)
+        self.given_up(now, config).is_some()
+    }
+
+    /// Since when the hole at `next` is known, if it is to be declared.
+    pub(crate) fn given_up(&self, now: LogTime, config: &FoldConfig) -> Option<LogTime> {
+        self.hole_since().filter(|since| now >= *since + config.gap_after)
     }
 
     /// A replay request, if one is due.

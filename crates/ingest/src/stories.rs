@@ -345,6 +345,24 @@ fn media_waits_for_the_event_that_says_what_it_is() {
 }
 
 #[test]
+fn what_waits_for_its_event_is_stored_in_the_logs_order_whoever_published_it() {
+    for told in [true, false] {
+        let mut log = Log::default();
+        log.sfu(created(), 0);
+        log.batches("cam", 8, 0..3, 100);
+        log.batches("cam", 7, 0..3, 150);
+        log.batches("cam", 8, 3..4, 500);
+        if told {
+            log.sfu(producer("cam", TrackKind::Video), 600);
+        }
+        log.control(EventKind::Tick, 5000);
+        log.sfu(closed(), 5100);
+        let stored: Vec<_> = fold(&spec(), &log.entries).batches().into_iter().map(|(_, by, no, _)| (by, no)).collect();
+        assert_eq!(stored, [(8, 0), (8, 1), (8, 2), (7, 0), (7, 1), (7, 2), (8, 3)], "I3, told {told}");
+    }
+}
+
+#[test]
 fn a_recording_of_the_middle_begins_and_ends_where_it_was_asked_to() {
     let mut log = Log::with_camera();
     log.sfu(

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use roomreel_shared::batch::{Incarnation, PacketData, RtpBatch};
 use roomreel_shared::event::{Producer, PublisherGap, TrackEnd};
@@ -81,6 +82,18 @@ impl Numbering {
         if self.expected.is_none_or(|before| before.next_batch_no < end.next_batch_no) {
             self.expected = Some(end);
         }
+    }
+
+    /// The batch whose turn it is, if it has waited so long.
+    fn ready(&self, now: LogTime, wait: Duration) -> Option<&Held<Arc<TrackBatch>>> {
+        self.order.peek_ready().filter(|held| now >= held.time + wait)
+    }
+
+    /// Whether the publisher said that it dropped the batch whose turn it is.
+    fn is_dropped(&self) -> bool {
+        let next = self.order.next();
+        self.order.peek_ready().is_none()
+            && self.dropped.iter().any(|range| (range.first_batch_no..=range.last_batch_no).contains(&next))
     }
 
     /// The batch that the first hole ends before, its first packet and its time.
@@ -250,7 +263,7 @@ impl TrackFold {
             numbering.declared_missing.push(numbering.order.next(), number - 1);
             numbering.order.skip_to(number);
         }
-        self.drain(incarnation, false);
+        self.drain(incarnation, self.producer_wait());
         while self.incarnations.get(&incarnation).is_some_and(|numbering| numbering.order.is_over(&self.config)) {
             self.give_up(incarnation);
         }
@@ -324,7 +337,7 @@ impl TrackFold {
                 self.resolve_hole(incarnation, batch_no, batch.batch.first_packet_no, batch.batch.packets[0].time);
             }
         }
-        self.drain(incarnation, false);
+        self.drain(incarnation, self.producer_wait());
     }
 
     fn on_publisher_gap(&mut self, gap: &PublisherGap, time: RoomTime) {
@@ -351,7 +364,7 @@ impl TrackFold {
         };
         let at = numbering.dropped.partition_point(|other| other.first_batch_no < range.first_batch_no);
         numbering.dropped.insert(at, range);
-        self.drain(gap.incarnation, false);
+        self.drain(gap.incarnation, self.producer_wait());
     }
 
     /// The publisher says how far its numbers went.
@@ -396,7 +409,7 @@ impl TrackFold {
         if decided {
             self.streams.iter_mut().for_each(Stream::interrupt);
         } else {
-            self.drain_all(false);
+            self.drain_all();
         }
     }
 
@@ -404,18 +417,12 @@ impl TrackFold {
         self.now = self.now.max(now);
         let asks = !matches!(self.admission, Admission::Refuse(_) | Admission::NotRecording);
         let mut stays_away = false;
-        let incarnations: Vec<Incarnation> = self
-            .incarnations
-            .iter()
-            .filter(|(_, numbering)| numbering.order.is_waiting())
-            .map(|(incarnation, _)| *incarnation)
-            .collect();
-        for incarnation in incarnations {
-            self.drain(incarnation, false);
-            while self.incarnations.get(&incarnation).is_some_and(|n| n.order.is_given_up(now, &self.config)) {
-                self.give_up(incarnation);
-            }
-            let Some(numbering) = self.incarnations.get_mut(&incarnation).filter(|_| asks) else { continue };
+        self.drain_all();
+        while let Some(incarnation) = self.first_given_up(now) {
+            self.give_up(incarnation);
+            self.drain_all();
+        }
+        for (&incarnation, numbering) in self.incarnations.iter_mut().filter(|_| asks) {
             if let Some(missing) = numbering.order.replay_due(now, &self.config) {
                 stays_away |= missing.attempt == KEYFRAME_AT_ATTEMPT;
                 outputs.push(TrackOutput::RequestReplay {
@@ -435,7 +442,7 @@ impl TrackFold {
         if let Some((number, packet, time)) = self.incarnations.get(&incarnation).and_then(Numbering::behind_hole) {
             self.resolve_hole(incarnation, number, packet, time);
         }
-        self.drain(incarnation, true);
+        self.drain(incarnation, Duration::ZERO);
     }
 
     /// Waits for nothing any more.
@@ -450,50 +457,78 @@ impl TrackFold {
         }
     }
 
-    fn drain_all(&mut self, force: bool) {
-        let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
-        incarnations.into_iter().for_each(|incarnation| self.drain(incarnation, force));
+    /// Of the numberings with a hole that nothing fills any more, the one whose hole is the oldest.
+    fn first_given_up(&self, now: LogTime) -> Option<Incarnation> {
+        let given_up = self
+            .incarnations
+            .iter()
+            .filter_map(|(incarnation, numbering)| Some((numbering.order.given_up(now, &self.config)?, *incarnation)));
+        given_up.min().map(|(_, incarnation)| incarnation)
     }
 
-    /// Accepts what is in order. `force`: also what waits for a producer.
-    fn drain(&mut self, incarnation: Incarnation, force: bool) {
-        let waits = matches!(self.admission, Admission::Undecided { .. }) && !force;
-        while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
-            let next = numbering.order.next();
-            numbering.dropped.retain(|range| range.last_batch_no >= next);
-            if numbering.order.peek_ready().is_none() {
-                if numbering.dropped.first().is_none_or(|range| range.first_batch_no > next) {
-                    return;
-                }
-                self.skip_dropped(incarnation);
-                continue;
-            }
-            let patience = self.config.producer_wait;
-            if waits && numbering.order.peek_ready().is_some_and(|held| self.now < held.time + patience) {
-                return;
-            }
-            let Some(batch) = numbering.order.pop_ready() else { return };
-            let expected = numbering.next_packet_no;
-            let first = batch.batch.first_packet_no;
-            if first < expected {
-                // Its packets would have numbers that others have: not to be believed.
-                self.declare_batch(&batch, AcceptedReason::Damaged);
-                continue;
-            }
-            numbering.next_packet_no = batch.batch.next_packet_no();
-            if first > expected {
-                let number = batch.batch.batch_no;
-                let packets = (expected, Some(first - 1));
-                self.declare(
-                    incarnation,
-                    AcceptedReason::Publisher,
-                    (number, number),
-                    packets,
-                    batch.batch.packets[0].time,
-                );
-            }
-            self.accept(&batch);
+    /// Accepts what is in order in any numbering as it stands in the log: whoever reads it later, with the clock further
+    /// on, takes each as it comes (I3).
+    fn drain_all(&mut self) {
+        while let Some(incarnation) = self.next_turn() {
+            self.take_next(incarnation, self.producer_wait());
         }
+    }
+
+    /// The numbering of which something is in order, and stands first in the log.
+    fn next_turn(&self) -> Option<Incarnation> {
+        let turns = self.incarnations.iter().filter_map(|(incarnation, numbering)| {
+            let dropped = numbering.is_dropped().then_some(0);
+            let ready = || numbering.ready(self.now, self.producer_wait()).map(|held| held.sequence);
+            Some((dropped.or_else(ready)?, *incarnation))
+        });
+        turns.min().map(|(_, incarnation)| incarnation)
+    }
+
+    /// How long a batch waits for its producer.
+    fn producer_wait(&self) -> Duration {
+        let waits = matches!(self.admission, Admission::Undecided { .. });
+        if waits { self.config.producer_wait } else { Duration::ZERO }
+    }
+
+    /// Accepts what is in order in one numbering.
+    fn drain(&mut self, incarnation: Incarnation, wait: Duration) {
+        while self.take_next(incarnation, wait) {}
+    }
+
+    /// Accepts a batch that is in order and has waited, or passes over what the publisher dropped; `false` if there is none.
+    fn take_next(&mut self, incarnation: Incarnation, wait: Duration) -> bool {
+        let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return false };
+        let next = numbering.order.next();
+        numbering.dropped.retain(|range| range.last_batch_no >= next);
+        if numbering.is_dropped() {
+            self.skip_dropped(incarnation);
+            return true;
+        }
+        if numbering.ready(self.now, wait).is_none() {
+            return false;
+        }
+        let Some(batch) = numbering.order.pop_ready() else { return false };
+        let expected = numbering.next_packet_no;
+        let first = batch.batch.first_packet_no;
+        if first < expected {
+            // Its packets would have numbers that others have: not to be believed.
+            self.declare_batch(&batch, AcceptedReason::Damaged);
+            return true;
+        }
+        numbering.next_packet_no = batch.batch.next_packet_no();
+        if first > expected {
+            let number = batch.batch.batch_no;
+            let packets = (expected, Some(first - 1));
+            self.declare(
+                incarnation,
+                AcceptedReason::Publisher,
+                (number, number),
+                packets,
+                batch.batch.packets[0].time,
+            );
+        }
+        self.accept(&batch);
+        true
     }
 
     fn accept(&mut self, batch: &TrackBatch) {
