@@ -89,6 +89,24 @@ impl Numbering {
         self.order.peek_ready().filter(|held| now >= held.time + wait)
     }
 
+    /// Takes the batch whose turn it is.
+    fn pop_ready(&mut self) -> Option<Arc<TrackBatch>> {
+        let batch = self.order.pop_ready()?;
+        self.forget_dropped();
+        Some(batch)
+    }
+
+    /// Goes on at `number`; nothing that waits may be below it.
+    fn skip_to(&mut self, number: u64) {
+        self.order.skip_to(number);
+        self.forget_dropped();
+    }
+
+    fn forget_dropped(&mut self) {
+        let next = self.order.next();
+        self.dropped.retain(|range| range.last_batch_no >= next);
+    }
+
     /// Whether the publisher said that it dropped the batch whose turn it is.
     fn is_dropped(&self) -> bool {
         let next = self.order.next();
@@ -261,7 +279,7 @@ impl TrackFold {
         if !recording && numbering.order.next() < number {
             // Nobody keeps what came before a recording: such a batch is taken if it comes, and not missed if not.
             numbering.declared_missing.push(numbering.order.next(), number - 1);
-            numbering.order.skip_to(number);
+            numbering.skip_to(number);
         }
         self.drain(incarnation, self.producer_wait());
         while self.incarnations.get(&incarnation).is_some_and(|numbering| numbering.order.is_over(&self.config)) {
@@ -326,7 +344,7 @@ impl TrackFold {
                 break;
             }
             if numbering.order.next() == batch_no {
-                numbering.order.skip_to(batch_no + 1);
+                numbering.skip_to(batch_no + 1);
                 numbering.next_packet_no = batch.batch.next_packet_no();
                 self.declare_batch(batch, AcceptedReason::Damaged);
                 break;
@@ -498,8 +516,6 @@ impl TrackFold {
     /// Accepts a batch that is in order and has waited, or passes over what the publisher dropped; `false` if there is none.
     fn take_next(&mut self, incarnation: Incarnation, wait: Duration) -> bool {
         let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return false };
-        let next = numbering.order.next();
-        numbering.dropped.retain(|range| range.last_batch_no >= next);
         if numbering.is_dropped() {
             self.skip_dropped(incarnation);
             return true;
@@ -507,7 +523,7 @@ impl TrackFold {
         if numbering.ready(self.now, wait).is_none() {
             return false;
         }
-        let Some(batch) = numbering.order.pop_ready() else { return false };
+        let Some(batch) = numbering.pop_ready() else { return false };
         let expected = numbering.next_packet_no;
         let first = batch.batch.first_packet_no;
         if first < expected {

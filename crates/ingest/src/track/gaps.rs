@@ -49,10 +49,10 @@ impl TrackFold {
             _ => Some(range.last_packet_no),
         };
         let Some(last_packet) = last_packet.filter(|last| *last >= first_packet) else {
-            numbering.order.skip_to(last.saturating_add(1));
+            numbering.skip_to(last.saturating_add(1));
             return;
         };
-        numbering.order.skip_to(last.saturating_add(1));
+        numbering.skip_to(last.saturating_add(1));
         numbering.next_packet_no = last_packet.saturating_add(1);
         // Until what follows them, or else until the word of the publisher, which came after them.
         let follows = numbering.order.first_held().map(|(_, held)| held.item.batch.packets[0].time);
@@ -78,7 +78,7 @@ impl TrackFold {
             let last = dropped.map_or(until, |range| range.first_batch_no) - 1;
             let end = dropped.map_or(packet, |range| range.first_packet_no.min(packet));
             let first = numbering.next_packet_no;
-            numbering.order.skip_to(last + 1);
+            numbering.skip_to(last + 1);
             numbering.declared_missing.push(next, last);
             let reason = match self.admission {
                 Admission::Refuse(reason) => reason,
