@@ -89,6 +89,21 @@ fn what_comes_of_a_dropped_track_is_stored_once() {
 }
 
 #[test]
+fn a_numbering_with_a_gap_that_makes_room_leaves_the_recording_incomplete() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 100, 0..1, 100);
+    log.batches("cam", 100, 2..3, 200);
+    for publication in 1..20 {
+        log.batches("cam", 100 + publication, 0..1, 300 + publication as i64 * 500);
+    }
+    log.sfu(closed(), 12_000);
+    let folded = fold(&spec(), &log.entries);
+    assert!(folded.gaps().contains(&("cam".to_owned(), AcceptedReason::Log, (1, 1))));
+    assert!(folded.windows.last().is_some_and(|window| window.header.is_incomplete()));
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..30).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn tracks_beyond_the_bound_are_declared() {
     let mut log = Log::with_camera();
     for number in 0..4098 {

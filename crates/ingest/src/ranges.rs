@@ -7,35 +7,49 @@ const MAX_RANGES: usize = 128;
 
 /// A set of numbers as ascending, disjoint ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Ranges(Vec<(u64, u64)>);
+pub(crate) struct Ranges {
+    ranges: Vec<(u64, u64)>,
+    has_forgotten: bool,
+}
 
 impl Ranges {
     /// Adds `first..=last`, which lies above everything in the set.
     pub(crate) fn push(&mut self, first: u64, last: u64) {
-        debug_assert!(first <= last && self.0.last().is_none_or(|range| range.1 < first), "ranges are added upwards");
-        match self.0.last_mut() {
+        debug_assert!(
+            first <= last && self.ranges.last().is_none_or(|range| range.1 < first),
+            "ranges are added upwards"
+        );
+        match self.ranges.last_mut() {
             Some(range) if range.1.checked_add(1) == Some(first) => range.1 = last,
-            _ => self.0.push((first, last)),
+            _ => self.ranges.push((first, last)),
         }
-        if self.0.len() > MAX_RANGES {
-            self.0.remove(0);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        if self.ranges.len() > MAX_RANGES {
+            self.ranges.remove(0);
+            self.has_forgotten = true;
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.ranges.is_empty()
+    }
+
+    /// Whether there were more than are kept; not on the wire.
+    pub(crate) fn has_forgotten(&self) -> bool {
+        self.has_forgotten
     }
 
     /// Removes `number`; whether it was there.
     pub(crate) fn take(&mut self, number: u64) -> bool {
-        let Some(at) = self.0.iter().position(|range| (range.0..=range.1).contains(&number)) else { return false };
-        let (first, last) = self.0[at];
+        let Some(at) = self.ranges.iter().position(|range| (range.0..=range.1).contains(&number)) else { return false };
+        let (first, last) = self.ranges[at];
         let below = (first < number).then(|| (first, number - 1));
         let above = (number < last).then(|| (number + 1, last));
-        self.0.splice(at..=at, below.into_iter().chain(above));
-        if self.0.len() > MAX_RANGES {
-            self.0.remove(0);
-        }
+        self.ranges.splice(at..=at, below.into_iter().chain(above));
+        self.forget();
         true
     }
 
@@ -43,7 +57,7 @@ impl Ranges {
     pub(crate) fn from_wire(wire: &[NumberRange]) -> Self {
         let mut ranges = Self::default();
         for range in wire {
-            if range.first <= range.last && ranges.0.last().is_none_or(|before| before.1 < range.first) {
+            if range.first <= range.last && ranges.ranges.last().is_none_or(|before| before.1 < range.first) {
                 ranges.push(range.first, range.last);
             }
         }
@@ -51,7 +65,7 @@ impl Ranges {
     }
 
     pub(crate) fn to_wire(&self) -> Vec<NumberRange> {
-        self.0.iter().map(|&(first, last)| NumberRange { first, last }).collect()
+        self.ranges.iter().map(|&(first, last)| NumberRange { first, last }).collect()
     }
 }
 
@@ -65,9 +79,9 @@ mod tests {
         ranges.push(3, 5);
         ranges.push(6, 6);
         ranges.push(9, 9);
-        assert_eq!(ranges.0, [(3, 6), (9, 9)]);
+        assert_eq!(ranges.ranges, [(3, 6), (9, 9)]);
         assert!(ranges.take(4) && !ranges.take(4) && ranges.take(9) && !ranges.take(7));
-        assert_eq!(ranges.0, [(3, 3), (5, 6)]);
+        assert_eq!(ranges.ranges, [(3, 3), (5, 6)]);
         assert_eq!(Ranges::from_wire(&ranges.to_wire()), ranges);
     }
 
@@ -77,7 +91,7 @@ mod tests {
         for number in 0..1000 {
             ranges.push(number * 2, number * 2);
         }
-        assert_eq!(ranges.0.len(), MAX_RANGES);
+        assert!(ranges.ranges.len() == MAX_RANGES && ranges.has_forgotten());
         assert!(ranges.take(1998) && !ranges.take(0));
     }
 }

@@ -227,6 +227,8 @@ pub struct RoomFold {
     events: BTreeMap<EventStream, Order<EventMessage>>,
     /// Numbers of events of SFUs that were given up.
     missing_events: BTreeMap<EventStream, Ranges>,
+    /// Something is missing that nobody asked to leave out, and that nothing will bring any more.
+    has_lost: bool,
     /// How many of them since the last window.
     lost_events: u64,
     /// Log time of the first event of each.
@@ -280,6 +282,7 @@ impl RoomFold {
             clock: RoomClock::default(),
             events: BTreeMap::new(),
             missing_events: BTreeMap::new(),
+            has_lost: false,
             lost_events: 0,
             began: BTreeMap::new(),
             stopping: None,
@@ -337,6 +340,7 @@ impl RoomFold {
         fold.rewound = carry.rewound;
         // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
         fold.sfu_time = fold.now;
+        fold.has_lost = carry.has_lost;
         fold.folded = carry.log_sequence;
         fold.seen = carry.seen_sequence;
         fold.from_zero = true;
@@ -757,7 +761,7 @@ impl RoomFold {
         let oldest = oldest.ok_or(DamagedReason::TooMany)?;
         self.events.remove(&oldest);
         self.began.remove(&oldest);
-        self.missing_events.remove(&oldest);
+        self.has_lost |= self.missing_events.remove(&oldest).is_some();
         Ok(())
     }
 

@@ -83,6 +83,8 @@ fn a_lost_batch_is_asked_for_then_declared_then_taken_late() {
     assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Log, (5, 5))]);
     let late: Vec<_> = folded.batches().into_iter().filter(|batch| batch.3).map(|batch| batch.2).collect();
     assert_eq!(late, [5], "once, and marked");
+    let lacks: Vec<_> = folded.windows.iter().map(|window| window.header.is_incomplete()).collect();
+    assert!(lacks.iter().any(|lacks| *lacks) && lacks.last() == Some(&false), "until it came: {lacks:?}");
     let gap = folded.windows.iter().flat_map(|w| &w.header.gaps).next().expect("declared");
     assert!(matches!(gap.missing, Missing::Accepted { packets: (20, Some(23)), .. }));
     assert!(folded.windows.iter().all(|w| w.header.gaps.iter().all(|g| !matches!(g.missing, Missing::Network { .. }))));
@@ -273,6 +275,10 @@ fn what_a_publisher_dropped_is_declared_at_once() {
     assert_eq!(folded.replays(), 0);
     let spans: Vec<_> = folded.windows.iter().flat_map(|window| &window.header.gaps).map(|gap| gap.span).collect();
     assert_eq!(spans, [(room_time(500), room_time(600))], "until the publisher's word");
+    assert!(
+        folded.windows.last().is_some_and(|window| window.header.is_incomplete()),
+        "and in every window from then on"
+    );
     assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..4).collect()).objects(), folded.objects(), "I3");
 }
 
@@ -325,6 +331,30 @@ fn a_pause_and_a_policy_store_nothing_and_account_for_it() {
         [(cam(), AcceptedReason::Pause, (3, 5)), (cam(), AcceptedReason::Policy, (8, 9))],
         "I8, one gap per run"
     );
+}
+
+#[test]
+fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
+    let (recording, requested_by) = (recording(), String::new());
+    let pause = EventKind::RecordingPaused {
+        recording: recording.clone(),
+        command: "p".to_owned(),
+        requested_by: requested_by.clone(),
+    };
+    let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..3, 100);
+    log.control(pause, 350);
+    log.batches("cam", 7, 4..6, 400);
+    log.control(EventKind::Tick, 11_000);
+    log.control(resume, 11_100);
+    log.batches("cam", 7, 3..4, 11_200);
+    log.batches("cam", 7, 6..8, 11_300);
+    log.sfu(closed(), 11_600);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!(numbers(&folded), [0, 1, 2, 6, 7]);
+    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Pause, (3, 5))]);
+    assert!(folded.windows.iter().all(|window| !window.header.is_incomplete()));
 }
 
 #[test]

@@ -53,6 +53,8 @@ struct Numbering {
     began: LogTime,
     next_packet_no: u64,
     declared_missing: Ranges,
+    /// Of before the recording: taken if they come, and not missed.
+    unmissed: Ranges,
     dropped: Vec<wire::DroppedRange>,
     ended: bool,
     /// Where the publisher said that it ends.
@@ -68,6 +70,7 @@ impl Numbering {
             began: LogTime::default(),
             next_packet_no,
             declared_missing: Ranges::default(),
+            unmissed: Ranges::default(),
             dropped: Vec::new(),
             ended: false,
             expected: None,
@@ -133,6 +136,8 @@ struct Open {
     gaps: Vec<Gap>,
     /// Batches in a row that were refused for one reason.
     refused: Option<Gap>,
+    /// What was missing, and might have come late, will be taken no more.
+    has_lost: bool,
     counts: Counts,
     invalid: Option<rtp::Error>,
 }
@@ -174,6 +179,7 @@ impl TrackFold {
             .filter_map(|wire| {
                 let mut numbering = Numbering::new(wire.next_batch_no, wire.next_packet_no);
                 numbering.declared_missing = Ranges::from_wire(&wire.declared_missing);
+                numbering.unmissed = Ranges::from_wire(&wire.unmissed);
                 numbering.dropped.clone_from(&wire.dropped);
                 numbering.began = LogTime::from_micros(wire.began_us);
                 numbering.ended = wire.ended;
@@ -265,7 +271,7 @@ impl TrackFold {
         }
         let stores = matches!(self.admission, Admission::Store | Admission::Undecided { store: true });
         // What is refused now has been declared missing already.
-        if (stores || !recording) && numbering.declared_missing.take(number) {
+        if (stores || !recording) && (numbering.declared_missing.take(number) || numbering.unmissed.take(number)) {
             if stores {
                 self.store(&batch, true);
             }
@@ -277,8 +283,8 @@ impl TrackFold {
             return;
         }
         if !recording && numbering.order.next() < number {
-            // Nobody keeps what came before a recording: such a batch is taken if it comes, and not missed if not.
-            numbering.declared_missing.push(numbering.order.next(), number - 1);
+            // Nobody keeps what came before a recording.
+            numbering.unmissed.push(numbering.order.next(), number - 1);
             numbering.skip_to(number);
         }
         self.drain(incarnation, self.producer_wait());
@@ -311,6 +317,7 @@ impl TrackFold {
         let Some(oldest) = oldest.map(|(incarnation, _)| *incarnation) else { return };
         self.settle_one(oldest);
         if let Some(numbering) = self.incarnations.remove(&oldest) {
+            self.open.has_lost |= !numbering.declared_missing.is_empty();
             let stand = Stand { next_batch_no: numbering.order.next(), next_packet_no: numbering.next_packet_no };
             self.past.push(oldest, stand);
         }
@@ -340,7 +347,7 @@ impl TrackFold {
         }
         while let Some(numbering) = self.incarnations.get_mut(&incarnation) {
             if batch_no < numbering.order.next() {
-                numbering.declared_missing.take(batch_no);
+                self.open.has_lost |= numbering.declared_missing.take(batch_no);
                 break;
             }
             if numbering.order.next() == batch_no {
@@ -674,7 +681,10 @@ impl TrackFold {
             }
         }
         self.end_refusal();
-        let Open { frames, span, keyframes, gaps, refused: _, counts, invalid } = std::mem::take(&mut self.open);
+        let Open { frames, span, keyframes, gaps, refused: _, has_lost, counts, invalid } =
+            std::mem::take(&mut self.open);
+        let has_lost =
+            has_lost || self.incarnations.values().any(|numbering| numbering.declared_missing.has_forgotten());
         let segment = span.map(|span| SealedSegment {
             key: self.key.clone(),
             frames: frames.seal(),
@@ -691,6 +701,7 @@ impl TrackFold {
                 next_batch_no: numbering.order.next(),
                 next_packet_no: numbering.next_packet_no,
                 declared_missing: numbering.declared_missing.to_wire(),
+                unmissed: numbering.unmissed.to_wire(),
                 dropped: numbering.dropped.clone(),
                 ended: numbering.ended,
                 expected: numbering.expected.filter(|end| numbering.order.next() < end.next_batch_no),
@@ -709,6 +720,7 @@ impl TrackFold {
                 ..Default::default()
             },
             held: self.held(),
+            has_lost,
             counts,
             invalid,
         }

@@ -249,6 +249,16 @@ impl AcceptedReason {
     }
 }
 
+impl Gap {
+    /// Whether accepted packets are missing that nobody asked to leave out, and that nothing will bring any more. What the log
+    /// lost may still come late.
+    #[must_use]
+    pub fn is_for_good(&self) -> bool {
+        let may_come = |reason: AcceptedReason| reason == AcceptedReason::Log || reason.is_intentional();
+        matches!(self.missing, Missing::Accepted { reason, .. } if !may_come(reason))
+    }
+}
+
 /// The end of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Final {
@@ -294,14 +304,14 @@ pub struct Header {
 }
 
 impl Header {
-    /// Whether the recording is known, by this window, to lack what a publisher accepted and nobody forbade.
+    /// Whether the recording, up to this window's end, lacks what a publisher accepted and nobody forbade. What came late is
+    /// not lacking.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
-        let lacks_packets = self.gaps.iter().any(|gap| match gap.missing {
-            Missing::Network { .. } => false,
-            Missing::Accepted { reason, .. } => !reason.is_intentional(),
-        });
-        lacks_packets || self.lacks_events()
+        let mut numberings = self.carry_over.tracks.iter().flat_map(|track| &track.incarnations);
+        self.carry_over.has_lost
+            || numberings.any(|numbering| !numbering.declared_missing.is_empty())
+            || self.lacks_events()
     }
 
     fn lacks_events(&self) -> bool {

@@ -33,7 +33,10 @@ pub(super) struct Recorded {
     pub(super) missing_events: BTreeSet<(u64, u64, u64)>,
     pub(super) windows: u64,
     pub(super) is_final: bool,
-    pub(super) incomplete: bool,
+    /// Something is missing that nothing will bring.
+    pub(super) lost: bool,
+    /// Batches that the log lost and that have not come late.
+    pub(super) outstanding: BTreeSet<(Numbering, u64)>,
     /// Hash and epoch of the newest window.
     pub(super) newest: Option<(Hash, u64)>,
     /// Whose event the recording is to begin with.
@@ -43,6 +46,10 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.lost || !self.outstanding.is_empty()
+    }
+
     pub(super) fn lacks(&self, (of, number): (u64, u64)) -> bool {
         self.missing_events.iter().any(|(start, first, last)| *start == of && (*first..=*last).contains(&number))
     }
@@ -115,6 +122,17 @@ pub(super) fn read_chains(env: &Env) -> Check<Chains> {
 
 fn read_window(window: &Window, recorded: &mut Recorded) -> Check {
     let number = window.header.window;
+    for gap in &window.header.gaps {
+        if let Missing::Accepted { reason, batches, packets } = gap.missing {
+            let numbering = (gap.key.track.to_string(), gap.incarnation.get());
+            if reason == AcceptedReason::Log {
+                recorded.outstanding.extend((batches.0..=batches.1).map(|batch| (numbering.clone(), batch)));
+            } else {
+                recorded.lost |= !reason.is_intentional();
+            }
+            recorded.gaps.entry(numbering).or_default().push(Declared { reason, packets });
+        }
+    }
     for segment in &window.segments {
         let batches = match window.batches(segment) {
             Ok(batches) => batches,
@@ -127,7 +145,9 @@ fn read_window(window: &Window, recorded: &mut Recorded) -> Check {
             };
             let batch = stored.batch;
             let numbering = (batch.track.to_string(), batch.incarnation.get());
-            if !stored.late {
+            if stored.late {
+                recorded.outstanding.remove(&(numbering.clone(), batch.batch_no));
+            } else {
                 let next = recorded.next.entry(numbering.clone()).or_default();
                 if batch.first_packet_no < *next && !recorded.packets.contains_key(&numbering) {
                     return fail("O3", format!("window {number}: packet {} before its turn", batch.first_packet_no));
@@ -147,15 +167,8 @@ fn read_window(window: &Window, recorded: &mut Recorded) -> Check {
             }
         }
     }
-    for gap in &window.header.gaps {
-        if let Missing::Accepted { reason, packets, .. } = gap.missing {
-            recorded.incomplete |= !reason.is_intentional();
-            let numbering = (gap.key.track.to_string(), gap.incarnation.get());
-            recorded.gaps.entry(numbering).or_default().push(Declared { reason, packets });
-        }
-    }
     for stream in &window.header.carry_over.event_streams {
-        recorded.incomplete |= !stream.missing.is_empty();
+        recorded.lost |= !stream.missing.is_empty();
         let missing = stream.missing.iter().map(|range| (stream.incarnation, range.first, range.last));
         recorded.missing_events.extend(missing);
     }

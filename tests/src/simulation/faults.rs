@@ -158,13 +158,6 @@ impl Fault {
         matches!(self, Self::LogLosesSuffix | Self::LogDiverges)
     }
 
-    /// Whether a node may lose its recording before it has told the coordinator what is missing.
-    #[must_use]
-    pub fn keeps_owners_from_reporting(self) -> bool {
-        let of_nodes = matches!(self, Self::NodesCrash | Self::NodesCrashBetweenActions | Self::NodesPause);
-        of_nodes || matches!(self, Self::CoordinationIsAway | Self::AllLeasesExpire | Self::WatchesAreStale)
-    }
-
     /// Whether a batch may come so late, or a replay fail so often, that its gap is declared first.
     #[must_use]
     pub fn delays_batches(self) -> bool {

@@ -128,10 +128,13 @@ fn check(env: &Env, counts: &mut Counts) -> Check {
     if let Some(foreign) = recorded.packets.keys().find(|numbering| !known(numbering)) {
         return fail("O4", format!("nobody accepted what is recorded of {foreign:?}"));
     }
-    // What an owner had found out and could not report is in its windows alone.
-    let could_report = !env.original.any(Fault::keeps_owners_from_reporting);
-    if recorded.incomplete && could_report && !env.finished.iter().any(|recording| recording.incomplete) {
-        return fail("O8", "packets are missing and the recording does not say that it is incomplete".to_owned());
+    if env.finished[0].incomplete != recorded.is_incomplete() {
+        let what = if recorded.is_incomplete() {
+            "lacks packets and does not say so"
+        } else {
+            "lacks nothing and says it does"
+        };
+        return fail("O8", format!("the recording {what}"));
     }
     Ok(())
 }

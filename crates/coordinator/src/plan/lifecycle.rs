@@ -114,7 +114,9 @@ impl Case<'_> {
         if let Some(policy) = self.room.and_then(|room| room.policy_of(&self.active.spec)) {
             recording.policy.clone_from(policy);
         }
-        recording.incomplete |= self.progress.is_some_and(|progress| progress.incomplete);
+        if let Some(progress) = self.progress {
+            recording.incomplete = progress.incomplete;
+        }
     }
 
     /// The final state, if everything that is to come has come.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use roomreel_shared::cluster::{self, FoldSpec, Progress};
+use roomreel_shared::cluster::FoldSpec;
 use roomreel_shared::key::{Key, RecordingKeys};
 use roomreel_shared::pieces::Pieces;
-use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, Ports, StoreError};
+use roomreel_shared::ports::{MIN_PART_BYTES, ObjectStore, StoreError};
 use roomreel_shared::window::Window;
 use tracing::Instrument as _;
 
@@ -31,22 +31,13 @@ pub(crate) enum Committed {
     Fenced { held: u64, current: u64 },
 }
 
-/// What a take-over begins from.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    /// The end of the chain.
-    pub(crate) last: Option<Box<Window>>,
-    /// What was reported before.
-    pub(crate) progress: Option<Progress>,
-}
-
-/// Reads the end of the chain; tries for ever, for without it nothing can be recorded.
-pub(crate) async fn load(ports: Ports, spec: FoldSpec) -> Loaded {
+/// Reads the end of the chain, from which a take-over begins; tries for ever, for without it nothing can be recorded.
+pub(crate) async fn load(store: &dyn ObjectStore, spec: &FoldSpec) -> Option<Box<Window>> {
     let keys = RecordingKeys::new(&spec.tenant, &spec.room, &spec.recording);
     let mut failures = 0;
-    let last = loop {
-        match last_window(&*ports.store, &keys).await {
-            Ok(last) => break last,
+    loop {
+        match last_window(store, &keys).await {
+            Ok(last) => return last.map(Box::new),
             Err(reason) => {
                 failures += 1;
                 if failures == WARN_AFTER {
@@ -55,11 +46,7 @@ pub(crate) async fn load(ports: Ports, spec: FoldSpec) -> Loaded {
                 tokio::time::sleep(backoff(failures)).await;
             }
         }
-    };
-    // Only whether an earlier owner had declared gaps; without it the windows still say so.
-    let record = ports.coordination.get(&cluster::progress_key(&spec.recording)).await.ok().flatten();
-    let progress = record.and_then(|record| serde_json::from_slice(&record.value).ok());
-    Loaded { last: last.map(Box::new), progress }
+    }
 }
 
 async fn last_window(store: &dyn ObjectStore, keys: &RecordingKeys) -> Result<Option<Window>, String> {

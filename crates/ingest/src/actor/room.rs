@@ -12,12 +12,12 @@ use roomreel_shared::cluster::{FoldSpec, Progress};
 use roomreel_shared::id::{NodeId, SfuId};
 use roomreel_shared::key::RecordingKeys;
 use roomreel_shared::ports::{LogEntry, Ports};
-use roomreel_shared::window::{Header, TrackKey};
+use roomreel_shared::window::{Header, TrackKey, Window};
 use roomreel_shared::wire;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::chain::{self, Committed, Loaded};
+use super::chain::{self, Committed};
 use super::herald::Herald;
 use super::reader::{self, Budget, Paid};
 use super::slot::Slot;
@@ -53,7 +53,7 @@ pub(crate) struct RoomArguments {
 
 pub(crate) enum RoomMessage {
     /// The end of the chain was read.
-    Loaded { generation: u64, loaded: Loaded },
+    Loaded { generation: u64, last: Option<Box<Window>> },
     /// The next entries of the log, paid for together; more come when they have been folded and `ahead` is given back.
     Entries { generation: u64, entries: Vec<LogEntry>, paid: Paid, ahead: OwnedSemaphorePermit },
     /// The log is read from an earlier place from here on.
@@ -113,7 +113,6 @@ pub(crate) struct RoomState {
     generation: u64,
     tracks_begun: u64,
     committed: Option<Header>,
-    incomplete: bool,
     folded_bytes: u64,
     rate: Rate,
     beats: u64,
@@ -173,7 +172,6 @@ impl Actor for RoomActor {
             generation: 0,
             tracks_begun: 0,
             committed: None,
-            incomplete: false,
             folded_bytes: 0,
             rate: Rate::default(),
             beats: 0,
@@ -200,8 +198,8 @@ impl Actor for RoomActor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            RoomMessage::Loaded { generation, loaded } if generation == state.generation => {
-                state.on_loaded(&myself, loaded).await?;
+            RoomMessage::Loaded { generation, last } if generation == state.generation => {
+                state.on_loaded(&myself, last).await?;
             }
             RoomMessage::Entries { generation, entries, paid, ahead } if generation == state.generation => {
                 if let Some(folding) = &mut state.folding {
@@ -264,18 +262,17 @@ impl RoomState {
         }
         let (ports, spec, room, generation) = (self.ports.clone(), self.spec.clone(), myself.clone(), self.generation);
         self.loading = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let loaded = chain::load(ports, spec).await;
-            let _ = room.cast(RoomMessage::Loaded { generation, loaded });
+            let last = chain::load(&*ports.store, &spec).await;
+            let _ = room.cast(RoomMessage::Loaded { generation, last });
         })));
     }
 
     async fn on_loaded(
         &mut self,
         myself: &ActorRef<RoomMessage>,
-        Loaded { last, progress }: Loaded,
+        last: Option<Box<Window>>,
     ) -> Result<(), ActorProcessingErr> {
         self.loading = None;
-        self.incomplete |= progress.is_some_and(|progress| progress.incomplete);
         let identity = Identity { epoch: self.epoch, nonce: SmallRng::from_os_rng().random() };
         let mut outputs = Vec::new();
         let fold = match last {
@@ -286,7 +283,6 @@ impl RoomState {
                     return Ok(());
                 }
                 let fold = RoomFold::resume(self.spec.clone(), identity, self.config, &last, &mut outputs)?;
-                self.incomplete |= last.header.is_incomplete();
                 self.committed = Some(last.header);
                 fold
             }
@@ -556,7 +552,6 @@ impl RoomState {
             }
         };
         self.metrics.on_committed(window.counts, &window.header.gaps, latency);
-        self.incomplete |= window.header.is_incomplete();
         let number = window.header.window;
         let is_last = window.header.end.is_some();
         self.committed = Some(window.header);
@@ -678,7 +673,7 @@ impl RoomState {
             sfu_log_time_us: sfu_log_time.as_micros(),
             paused: self.folding.as_ref().is_some_and(|folding| folding.fold.is_paused()),
             bytes_per_second: self.rate.per_second,
-            incomplete: self.incomplete,
+            incomplete: header.is_some_and(Header::is_incomplete),
             duration_us: match (header, end) {
                 (Some(header), Some(end)) => end.micros_since(header.room_start).max(0).unsigned_abs(),
                 _ => 0,

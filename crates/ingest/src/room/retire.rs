@@ -24,11 +24,14 @@ const MAX_TRACKS_RECALLED: usize = MAX_TRACKS / 2;
 /// Most numberings of tracks that are too many which a window names.
 const MAX_REFUSED: usize = 1024;
 
+fn has_holes(state: &wire::TrackState) -> bool {
+    state.incarnations.iter().any(|state| !state.declared_missing.is_empty())
+}
+
 impl RoomFold {
     /// Whether the track may be dropped with the window that ends at `end`: the window before it told of it as it is.
     pub(super) fn is_over(&self, state: &wire::TrackState, end: LogTime) -> bool {
-        let has_holes = state.incarnations.iter().any(|state| !state.declared_missing.is_empty());
-        let quiet = if has_holes { QUIET_WITH_HOLES } else { QUIET };
+        let quiet = if has_holes(state) { QUIET_WITH_HOLES } else { QUIET };
         let heard = LogTime::from_micros(state.heard_us);
         (state.closed || state.abandoned)
             && state
@@ -41,6 +44,7 @@ impl RoomFold {
 
     /// Drops a track; answers what is missing of it by its own numbers, which nothing will bring any more.
     pub(super) fn retire(&mut self, key: &TrackKey, state: &wire::TrackState) -> Vec<Gap> {
+        self.has_lost |= has_holes(state);
         self.retired.extend_from_wire(&state.past);
         for state in &state.incarnations {
             if let Some(incarnation) = Incarnation::new(state.incarnation) {

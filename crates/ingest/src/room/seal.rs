@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roomreel_shared::subject::Writer;
 use roomreel_shared::time::LogTime;
-use roomreel_shared::window::{self, Final, Header, TrackKey};
+use roomreel_shared::window::{self, Final, Gap, Header, TrackKey};
 use roomreel_shared::wire;
 
 use super::{Phase, RoomFold, RoomOutput, SealedWindow, Sealing};
@@ -76,11 +76,14 @@ impl RoomFold {
             } else {
                 carry_over.tracks.push(part.state);
             }
+            self.has_lost |= part.has_lost;
             gaps.extend(part.gaps);
             segments.extend(part.segment);
             counts.add(part.counts);
         }
         gaps.extend(std::mem::take(&mut self.refused).into_values());
+        self.has_lost |= gaps.iter().any(Gap::is_for_good);
+        carry_over.has_lost = self.has_lost;
         carry_over.retired = self.retired.to_wire();
         carry_over.senders = self.senders.iter().cloned().collect();
         let header = Header {

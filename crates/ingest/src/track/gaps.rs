@@ -79,11 +79,14 @@ impl TrackFold {
             let end = dropped.map_or(packet, |range| range.first_packet_no.min(packet));
             let first = numbering.next_packet_no;
             numbering.skip_to(last + 1);
-            numbering.declared_missing.push(next, last);
             let reason = match self.admission {
                 Admission::Refuse(reason) => reason,
                 _ => AcceptedReason::Log,
             };
+            // What was forbidden when it was missed stays out, whatever holds when it comes.
+            if reason == AcceptedReason::Log {
+                numbering.declared_missing.push(next, last);
+            }
             if end > first {
                 numbering.next_packet_no = end;
                 self.declare(incarnation, reason, (next, last), (first, Some(end - 1)), time);

@@ -141,6 +141,8 @@ pub struct SealedTrack {
     pub state: wire::TrackState,
     /// Batches that wait for earlier ones, and go into a later window.
     pub held: Vec<Arc<TrackBatch>>,
+    /// What a gap of the log stands for will be taken no more, should it come.
+    pub has_lost: bool,
     /// Figures for metrics.
     pub counts: Counts,
     /// What is wrong with the first packet that is not valid RTP.

@@ -148,11 +148,11 @@ impl Checker {
         for gap in &window.header.gaps {
             self.gap(gap);
         }
-        // Each window names all that are missing so far.
+        // Each window says of all so far what is missing.
+        self.verdict.incomplete = window.header.is_incomplete();
         let missing = window.header.carry_over.event_streams.iter().flat_map(|stream| &stream.missing);
         let missing = missing.map(|range| range.last.saturating_sub(range.first).saturating_add(1));
         self.verdict.missing_events = missing.fold(0, u64::saturating_add);
-        self.verdict.incomplete |= window.header.is_incomplete();
         for stored in &window.events {
             if stored.event.room != self.room {
                 let found = &stored.event.room;

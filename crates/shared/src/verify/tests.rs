@@ -203,6 +203,7 @@ fn packets_are_stored_or_declared() {
         let declared = Chain::new(|n, header, seg| {
             hole(n, seg);
             header.gaps = if n == 1 { vec![gap(AcceptedReason::Log, 2, last)] } else { vec![] };
+            header.carry_over.has_lost = n > 0;
         });
         let verdict = declared.check(as_is);
         assert_eq!(said(&verdict).matches("; ").count(), 1, "{}", said(&verdict));

@@ -60,7 +60,6 @@ pub struct Room {
     epoch: u64,
     state: State,
     committed: Option<(Header, Hash)>,
-    incomplete: bool,
     finished: bool,
     beat_at: Duration,
 }
@@ -75,7 +74,6 @@ impl Room {
             epoch,
             state: State::Loading { at: now, failures: 0 },
             committed: None,
-            incomplete: false,
             finished: false,
             beat_at: now,
         }
@@ -115,10 +113,6 @@ impl Room {
         let keys = env.list(&self.keys.windows_prefix()).map_err(|error| error.to_string())?;
         let last = keys.last().map(|key| env.get(key)).transpose().map_err(|error| error.to_string())?;
         let last = last.map(Window::parse).transpose().map_err(|error| error.to_string())?;
-        if env.coordination.answers(env.now) {
-            let progress = env.coordination.progress.get(&self.spec.recording);
-            self.incomplete |= progress.is_some_and(|progress| progress.incomplete);
-        }
         let identity = Identity { epoch: self.epoch, nonce: env.rng.random() };
         let config = FoldConfig::default();
         let fold = match last {
@@ -134,7 +128,6 @@ impl Room {
                 }
                 let fold =
                     Fold::resume(self.spec.clone(), identity, config, &last).map_err(|error| error.to_string())?;
-                self.incomplete |= last.header.is_incomplete();
                 let hash = last.hash();
                 self.committed = Some((last.header, hash));
                 fold
@@ -345,7 +338,6 @@ impl Room {
             window.header.gaps.len(),
             window.header.end.map(|end| format!(", the last: {:?}", end.reason)).unwrap_or_default()
         ));
-        self.incomplete |= window.header.is_incomplete();
         tell_watermarks(env, &window.header);
         let is_last = window.header.end.is_some();
         let next = folding.sealed.pop_front();
@@ -380,7 +372,7 @@ impl Room {
             sfu_log_time_us: sfu_log_time.as_micros(),
             paused: false,
             bytes_per_second: 0,
-            incomplete: self.incomplete,
+            incomplete: header.is_some_and(Header::is_incomplete),
             duration_us: match (header, end) {
                 (Some(header), Some(end)) => end.micros_since(header.room_start).max(0).unsigned_abs(),
                 _ => 0,
