@@ -432,6 +432,51 @@ fn a_recording_of_the_middle_begins_and_ends_where_it_was_asked_to() {
     assert_eq!(refolded.objects(), folded.objects(), "I3: what was let go before it is none of it");
 }
 
+#[test]
+fn what_the_log_lost_just_before_a_stop_is_asked_for_and_declared() {
+    let lost = |came: &[u64]| {
+        let mut log = Log::with_camera();
+        log.batches("cam", 7, 0..5, 100);
+        log.control(stopped(StopReason::Requested), 800);
+        log.batches("cam", 7, 7..9, 850);
+        for number in came {
+            log.batch("cam", 7, *number, 2000);
+        }
+        (2..13).for_each(|second| log.control(EventKind::Tick, second * 1000));
+        let folded = fold(&spec(), &log.entries);
+        let last = folded.windows.last().expect("ended");
+        assert_eq!(last.header.end.map(|end| end.room_end), Some(room_time(800)));
+        assert!(folded.replays() > 0, "asked for");
+        let crashes = (0..8).collect();
+        assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), folded.objects(), "I3");
+        (numbers(&folded), folded.gaps(), last.header.is_incomplete())
+    };
+    assert_eq!(lost(&[6, 5, 7, 8]), ((0..7).collect(), vec![], false));
+    let gap = |batches| vec![("cam".to_owned(), AcceptedReason::Log, batches)];
+    assert_eq!(lost(&[5]), ((0..6).collect(), gap((6, 6)), true));
+    assert_eq!(lost(&[]), ((0..5).collect(), gap((5, 6)), true));
+}
+
+#[test]
+fn a_stop_waits_for_what_flows_and_no_longer_than_a_second() {
+    let tenths_to_the_end = |silent_ms: i64, next: Option<u64>| {
+        let mut log = Log::with_camera();
+        log.batches("cam", 7, 0..5, 100);
+        log.control(stopped(StopReason::Requested), 500 + silent_ms);
+        if let Some(number) = next {
+            log.batch("cam", 7, number, 600 + silent_ms);
+        }
+        (1..5).for_each(|second| log.control(EventKind::Tick, 500 + silent_ms + second * 1000));
+        let folded = fold(&spec(), &log.entries);
+        assert!(folded.gaps().is_empty() && folded.replays() == 0);
+        let end = folded.windows.last().expect("ended").header.log_span.1;
+        end.micros_since(log_time(500 + silent_ms)).div_euclid(100_000)
+    };
+    assert_eq!(tenths_to_the_end(0, Some(5)), 1, "the next one says that nothing is missing");
+    assert_eq!(tenths_to_the_end(0, None), 10, "it never comes");
+    assert_eq!(tenths_to_the_end(1500, None), 0, "nobody sent anything");
+}
+
 /// An event of another start of the writer.
 fn of_start(log: &mut Log, writer: Writer, start: u64, event_no: u64, kind: EventKind, (room_ms, log_ms): (i64, i64)) {
     let time = room_time(room_ms);
@@ -586,6 +631,7 @@ fn a_hostile_clock_does_not_make_a_long_recording() {
     log.push(&address(Writer::Sfu(sfu()), Entry::Media(track("cam"))), hostile.encode(), 400);
     log.batches("cam", 7, 4..6, 500);
     log.control(stopped(StopReason::Requested), 800);
+    log.control(EventKind::Tick, 2000);
     let folded = fold(&spec(), &log.entries);
     assert_eq!(folded.windows.last().and_then(|w| w.header.end).expect("ended").room_end, room_time(800));
 }

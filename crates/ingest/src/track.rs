@@ -61,6 +61,8 @@ struct Numbering {
     expected: Option<wire::ExpectedEnd>,
     /// Batches from this number on came after the end of the recording.
     limit: Option<u64>,
+    /// The next one tells whether the log lost some of before it.
+    awaited: bool,
 }
 
 impl Numbering {
@@ -75,6 +77,7 @@ impl Numbering {
             ended: false,
             expected: None,
             limit: None,
+            awaited: false,
         }
     }
 
@@ -165,6 +168,8 @@ pub struct TrackFold {
     requested_at: Option<LogTime>,
     /// The recording has ended; whether that everything is here has been said.
     ended: Option<bool>,
+    /// How long the batches behind the end are waited for.
+    awaited_until: Option<LogTime>,
     lost: Vec<(Ssrc, Run)>,
 }
 
@@ -204,6 +209,7 @@ impl TrackFold {
             want: None,
             requested_at: None,
             ended: None,
+            awaited_until: None,
             lost: Vec::new(),
         }
     }
@@ -224,10 +230,12 @@ impl TrackFold {
             TrackInput::PublisherGap { gap, time } => self.on_publisher_gap(&gap, time),
             TrackInput::Admission(admission) => self.set_admission(admission),
             TrackInput::Clock(now) => self.on_clock(now, outputs),
-            TrackInput::End => {
+            TrackInput::End { until } => {
                 for numbering in self.incarnations.values_mut() {
                     numbering.limit = Some(numbering.order.end());
+                    numbering.awaited = until.is_some() && !numbering.ended;
                 }
+                self.awaited_until = until;
                 let complete = !self.is_waiting();
                 self.ended = Some(complete);
                 outputs.push(TrackOutput::Ended { complete });
@@ -245,7 +253,7 @@ impl TrackFold {
     }
 
     fn is_waiting(&self) -> bool {
-        self.incarnations.values().any(|numbering| numbering.order.is_waiting())
+        self.incarnations.values().any(|numbering| numbering.awaited || numbering.order.is_waiting())
     }
 
     fn on_batch(&mut self, batch: Arc<TrackBatch>) {
@@ -267,6 +275,15 @@ impl TrackFold {
         let recording = self.admission != Admission::NotRecording;
         let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
         if numbering.limit.is_some_and(|limit| number >= limit) {
+            if std::mem::take(&mut numbering.awaited) {
+                numbering.limit = Some(number);
+                numbering.expect(wire::ExpectedEnd {
+                    next_batch_no: number,
+                    next_packet_no: batch.batch.first_packet_no,
+                    since_us: batch.time.as_micros(),
+                    time_us: batch.batch.packets[0].time.as_micros(),
+                });
+            }
             return;
         }
         let stores = matches!(self.admission, Admission::Store | Admission::Undecided { store: true });
@@ -440,6 +457,9 @@ impl TrackFold {
 
     fn on_clock(&mut self, now: LogTime, outputs: &mut Vec<TrackOutput>) {
         self.now = self.now.max(now);
+        if self.awaited_until.take_if(|until| *until <= now).is_some() {
+            self.incarnations.values_mut().for_each(|numbering| numbering.awaited = false);
+        }
         let asks = !matches!(self.admission, Admission::Refuse(_) | Admission::NotRecording);
         let mut stays_away = false;
         self.drain_all();

@@ -1,5 +1,7 @@
 //! What events do to the recording: begin it, end it, pause it, change what is stored.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use roomreel_shared::batch::Incarnation;
 use roomreel_shared::event::{EventKind, RoomEvent, StopReason};
@@ -12,6 +14,9 @@ use roomreel_shared::wire::NumberRange;
 use super::{EventStream, Phase, ReplayRequest, RoomFold, RoomOutput};
 use crate::roster::{self, MAX_TRACKS};
 use crate::track::TrackInput;
+
+/// Log time in which a track that is sent has its next batch: of less than 100 ms, by a broker that may be slow.
+const NEXT_BATCH: Duration = Duration::from_secs(1);
 
 impl RoomFold {
     /// The next event of a writer, in its order; the writer is permitted to write it.
@@ -217,8 +222,12 @@ impl RoomFold {
         self.phase = Phase::Ending(end, self.now + self.config.gap_after);
         self.incomplete = self.roster.tracks.keys().cloned().collect();
         self.unanswered = self.incomplete.clone();
-        for key in &self.incomplete {
-            outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::End));
+        // Only a room's end says how far its tracks went.
+        let is_told = matches!(end.reason, StopReason::RoomClosed | StopReason::Idle);
+        for (key, track) in &self.roster.tracks {
+            let flows = !is_told && self.now < track.heard + NEXT_BATCH;
+            let until = flows.then_some(self.now + NEXT_BATCH);
+            outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::End { until }));
         }
         self.end_if_complete(outputs);
     }

@@ -96,7 +96,11 @@ pub enum TrackInput {
     /// Log time has moved on to this.
     Clock(LogTime),
     /// The recording ends here: of what follows, only numbers below those seen are taken.
-    End,
+    End {
+        /// The publisher goes on and says of itself nothing here: its next batch, up to this log time, tells whether the log
+        /// lost the last ones of before the end.
+        until: Option<LogTime>,
+    },
     /// The window ends here. `last`: so does the recording; nothing is waited for.
     Seal {
         /// The recording ends.
