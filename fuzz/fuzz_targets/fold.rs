@@ -50,6 +50,11 @@ fn incarnation(number: u64) -> Incarnation {
     Incarnation::new(number.max(1)).expect("not 0")
 }
 
+/// A start of a track's publisher: no two tracks have one, or the log would take their batches for copies.
+fn start_of(track: u8, start: u8) -> Incarnation {
+    incarnation(u64::from(track % 4) * 4 + u64::from(start % 4))
+}
+
 fn spec(flags: u8) -> FoldSpec {
     FoldSpec {
         tenant: tenant(),
@@ -99,13 +104,16 @@ fn kind(numbers: &mut Numbers<'_>) -> EventKind {
         }
         5 => EventKind::ProducerClosed { track: track(numbers.byte()), reason: String::new() },
         6 => EventKind::ProducerPaused { track: track(numbers.byte()) },
-        7 | 8 => EventKind::PublisherGap(PublisherGap {
-            track: track(numbers.byte()),
-            incarnation: incarnation(u64::from(numbers.byte() % 4)),
-            packets: (numbers.number(), numbers.number()),
-            batches: (numbers.number(), numbers.number()),
-            reason: String::new(),
-        }),
+        7 | 8 => {
+            let of = numbers.byte();
+            EventKind::PublisherGap(PublisherGap {
+                track: track(of),
+                incarnation: start_of(of, numbers.byte()),
+                packets: (numbers.number(), numbers.number()),
+                batches: (numbers.number(), numbers.number()),
+                reason: String::new(),
+            })
+        }
         9 => {
             let (recording, command, requested_by) = command(numbers);
             EventKind::RecordingStarted { recording, command, requested_by, from: None }
@@ -173,8 +181,8 @@ fn entries(input: &[u8]) -> Vec<LogEntry> {
         let sfu = Writer::Sfu(SfuId::new("sfu").expect("valid"));
         let (subject, payload) = match op % 16 {
             0..=6 => {
-                let (of, start) = (numbers.byte(), u64::from(numbers.byte() % 4));
-                let (next_batch, next_packet) = &mut batches[usize::from(of % 4)][start as usize];
+                let (of, start) = (numbers.byte(), numbers.byte());
+                let (next_batch, next_packet) = &mut batches[usize::from(of % 4)][usize::from(start % 4)];
                 let batch_no = choose(next_batch, &mut numbers);
                 let count = u64::from(numbers.byte() % 5);
                 let first_packet_no = choose(next_packet, &mut numbers);
@@ -199,7 +207,7 @@ fn entries(input: &[u8]) -> Vec<LogEntry> {
                 let batch = RtpBatch {
                     room: room(),
                     track: track(of),
-                    incarnation: incarnation(start),
+                    incarnation: start_of(of, start),
                     batch_no,
                     first_packet_no,
                     packets,
