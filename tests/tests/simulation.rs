@@ -38,13 +38,13 @@ fn simulate(seeds: std::ops::Range<u64>, twice: bool) {
         failed.extend(outcome.violation.map(|violation| (plan, violation)));
     }
     let took = began.elapsed().as_secs_f64();
-    let Counts { accepted, recorded, declared, unknown, elsewhere, broker_lost, windows, excused } = counts;
+    let Counts { accepted, recorded, declared, unknown, elsewhere, beyond, broker_lost, windows, excused } = counts;
     let mut summary = String::new();
     let runs = seeds.clone().count() * if twice { 2 } else { 1 };
     write!(
         summary,
         "simulation: seeds {}..{} failed {} | {:.1} seeds/s, {:.0} virtual seconds/s\n\
-         packets accepted {accepted} recorded {recorded} declared {declared} lost with their process {unknown} in another recording {elsewhere} | \
+         packets accepted {accepted} recorded {recorded} declared {declared} lost with their process {unknown} in another recording {elsewhere} behind its end {beyond} | \
          windows {windows} | the log acknowledged and lost {broker_lost} entries\n",
         seeds.start,
         seeds.end,

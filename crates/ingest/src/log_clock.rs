@@ -12,6 +12,14 @@ use std::time::Duration;
 use roomreel_shared::time::LogTime;
 use roomreel_shared::wire;
 
+/// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
+const GRID_US: i64 = 100_000;
+
+/// The grid's last point up to a log time.
+pub(crate) fn on_grid(time: LogTime) -> LogTime {
+    LogTime::from_micros(time.as_micros().div_euclid(GRID_US).saturating_mul(GRID_US))
+}
+
 /// What is no step: entries of several servers, a clock that is corrected.
 pub(crate) const SLACK: Duration = Duration::from_secs(5);
 /// Most steps that are kept; entries from before them are not read again.

@@ -128,11 +128,6 @@ impl<T> Order<T> {
         self.held.values().map(|held| held.time).chain(promised).min()
     }
 
-    /// Whether the hole at `next` is to be declared.
-    pub(crate) fn is_given_up(&self, now: LogTime, config: &FoldConfig) -> bool {
-        self.given_up(now, config).is_some()
-    }
-
     /// Since when the hole at `next` is known, if it is to be declared.
     pub(crate) fn given_up(&self, now: LogTime, config: &FoldConfig) -> Option<LogTime> {
         self.hole_since().filter(|since| now >= *since + config.gap_after)
@@ -205,7 +200,7 @@ mod tests {
         let missing = order.replay_due(at(60_000), &config).expect("due");
         let range = |first, last| NumberRange { first, last };
         assert_eq!(missing, Missing { ranges: vec![range(5, 6), range(9, 9)], attempt: 5 });
-        assert!(!order.is_given_up(at(10_999), &config) && order.is_given_up(at(11_000), &config));
+        assert_eq!([at(10_999), at(11_000)].map(|now| order.given_up(now, &config)), [None, Some(at(1000))]);
     }
 
     #[test]
@@ -214,9 +209,8 @@ mod tests {
         let mut order = Order::new(5);
         order.promise(9, at(1000));
         order.promise(8, at(3000));
-        assert!(
-            order.is_waiting() && !order.is_given_up(at(10_999), &config) && order.is_given_up(at(11_000), &config)
-        );
+        assert!(order.is_waiting());
+        assert_eq!([at(10_999), at(11_000)].map(|now| order.given_up(now, &config)), [None, Some(at(1000))]);
         order.hold(6, held(2000));
         let range = |first, last| NumberRange { first, last };
         let missing = order.replay_due(at(1500), &config).expect("due since it was promised");
@@ -224,7 +218,7 @@ mod tests {
         for number in [5, 8, 7] {
             order.hold(number, held(2000));
         }
-        assert!(!order.is_given_up(at(60_000), &config), "nothing is missing");
+        assert!(order.given_up(at(60_000), &config).is_none(), "nothing is missing");
         assert_eq!(std::iter::from_fn(|| order.pop_ready()).count(), 4);
         assert!(!order.is_waiting());
     }

@@ -37,7 +37,7 @@ impl Ranges {
         self.ranges.is_empty()
     }
 
-    /// Whether there were more than are kept; not on the wire.
+    /// Whether there were more than are kept. Not on the wire: the window says it of the recording.
     pub(crate) fn has_forgotten(&self) -> bool {
         self.has_forgotten
     }

@@ -33,15 +33,13 @@ use self::prelude::Prelude;
 use self::retire::MAX_RETIRED;
 use crate::clock::RoomClock;
 use crate::config::FoldConfig;
-use crate::log_clock::{self, LogClock};
+use crate::log_clock::{self, LogClock, on_grid};
 use crate::order::{Held, Order};
 use crate::past::Past;
 use crate::ranges::Ranges;
 use crate::roster::{MAX_TRACKS, Roster};
 use crate::track::{Counts, OpenTrack, SealedTrack, TrackBatch, TrackInput, TrackOutput};
 
-/// Time-outs are looked at whenever log time passes a multiple of this: a grid, so that they do not depend on where reading began.
-const CLOCK_GRID_US: i64 = 100_000;
 /// Most starts of SFUs, and of coordinators, that are told apart in one room.
 const MAX_EVENT_STREAMS: usize = 256;
 /// The writer of control entries, as errors name it.
@@ -244,7 +242,7 @@ pub struct RoomFold {
     /// Log time of the recording's beginning.
     start: LogTime,
     /// The log was rolled back, and is read from before the recording's beginning perhaps.
-    rewound: bool,
+    rewound: Option<u64>,
     window: u64,
     window_start: LogTime,
     previous: Option<Hash>,
@@ -293,7 +291,7 @@ impl RoomFold {
             seen: 0,
             from_zero: false,
             start: LogTime::from_micros(i64::MIN),
-            rewound: false,
+            rewound: None,
             window: 0,
             window_start: LogTime::default(),
             previous: None,
@@ -337,10 +335,11 @@ impl RoomFold {
         fold.room_start = header.room_start;
         fold.now = LogTime::from_micros(carry.log_time_us);
         fold.log_clock = LogClock::read(carry);
-        fold.rewound = carry.rewound;
+        fold.rewound = carry.rewound.then(|| carry.rewound_end.unwrap_or(u64::MAX));
         // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
         fold.sfu_time = fold.now;
-        fold.has_lost = carry.has_lost;
+        // Windows of earlier builds say it in their gaps alone.
+        fold.has_lost = carry.has_lost || header.gaps.iter().any(Gap::is_for_good);
         fold.folded = carry.log_sequence;
         fold.seen = carry.seen_sequence;
         fold.from_zero = true;
@@ -381,7 +380,7 @@ impl RoomFold {
     pub fn on_rewound(&mut self, end: u64) {
         self.seen = 0;
         self.folded = 0;
-        self.rewound = true;
+        self.rewound = Some(self.rewound.map_or(end, |before| before.min(end)));
         self.log_clock.on_rewound(end);
     }
 
@@ -506,7 +505,8 @@ impl RoomFold {
     }
 
     fn fold_entry(&mut self, entry: LogEntry, outputs: &mut Vec<RoomOutput>) {
-        if self.phase == Phase::Finished || self.rewound && entry.time < self.start {
+        let is_old = self.rewound.is_some_and(|end| entry.sequence <= end);
+        if self.phase == Phase::Finished || is_old && entry.time < self.start {
             // It is over, or what is read again is an earlier session of the room.
             return;
         }
@@ -516,7 +516,7 @@ impl RoomFold {
             // Silence counts from where reading begins, should the log hold nothing of an SFU.
             self.sfu_time = self.now;
         }
-        if before.as_micros().div_euclid(CLOCK_GRID_US) != self.now.as_micros().div_euclid(CLOCK_GRID_US) {
+        if on_grid(before) != on_grid(self.now) {
             self.on_clock(outputs);
             if self.sealing.is_some() {
                 // The bounded wait at the end is over.
@@ -554,7 +554,7 @@ impl RoomFold {
         }
         let mut given_up = Vec::new();
         for ((writer, incarnation), order) in &mut self.events {
-            if order.is_given_up(self.now, &self.config) {
+            if order.given_up(self.now, &self.config).is_some() {
                 given_up.push((writer.clone(), *incarnation));
             } else if let Writer::Sfu(sfu) = writer
                 && let Some(missing) = order.replay_due(self.now, &self.config)
@@ -777,7 +777,7 @@ impl RoomFold {
     fn begin_without_beginning(&mut self, time: LogTime, outputs: &mut Vec<RoomOutput>) {
         let Some(beginning) = self.spec.beginning.filter(|_| self.phase == Phase::Before) else { return };
         // A log that is read again from before the session shows earlier ones.
-        if !self.rewound || time + log_clock::SLACK >= beginning.log_time {
+        if self.rewound.is_none() || time + log_clock::SLACK >= beginning.log_time {
             self.from_zero = true;
             self.begin(beginning.time, time, outputs);
         }

@@ -231,9 +231,9 @@ fn a_log_that_is_read_again_from_its_beginning_brings_no_earlier_session_in() {
             fold = Fold::resume(spec.clone(), WRITER, FoldConfig::default(), last).expect("an own window");
         }
         // The stream lost all of this session; its publisher writes it again behind the earlier one.
-        fold.on_rewound(0);
         let mut again = Log::default();
         again.entries.extend(earlier.entries.iter().cloned());
+        fold.on_rewound(again.entries.len() as u64);
         again.batches("cam", 7, 0..16, 12_000);
         again.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
         folded.take(fold.seal_now());
@@ -335,26 +335,33 @@ fn a_pause_and_a_policy_store_nothing_and_account_for_it() {
 
 #[test]
 fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
-    let (recording, requested_by) = (recording(), String::new());
-    let pause = EventKind::RecordingPaused {
-        recording: recording.clone(),
-        command: "p".to_owned(),
-        requested_by: requested_by.clone(),
+    let paused = |lost: u64| {
+        let (recording, requested_by) = (recording(), String::new());
+        let pause = EventKind::RecordingPaused {
+            recording: recording.clone(),
+            command: "p".to_owned(),
+            requested_by: requested_by.clone(),
+        };
+        let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
+        let mut log = Log::with_camera();
+        log.batches("cam", 7, 0..3, 100);
+        log.control(pause, 350);
+        (3..7).filter(|number| *number != lost).for_each(|number| log.batch("cam", 7, number, 400));
+        log.control(EventKind::Tick, 11_000);
+        log.control(resume, 11_100);
+        log.batch("cam", 7, lost, 11_200);
+        log.batches("cam", 7, 7..9, 11_300);
+        log.sfu(closed(), 11_600);
+        let folded = fold(&spec(), &log.entries);
+        assert_eq!(numbers(&folded), [0, 1, 2, 7, 8]);
+        let crashes = (0..12).collect();
+        assert_eq!(fold_with_crashes(&spec(), &log.entries, &crashes).objects(), folded.objects(), "I3");
+        let gaps: Vec<_> = folded.gaps().into_iter().map(|(_, reason, batches)| (reason, batches)).collect();
+        (gaps, folded.windows.last().is_some_and(|window| window.header.is_incomplete()))
     };
-    let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
-    let mut log = Log::with_camera();
-    log.batches("cam", 7, 0..3, 100);
-    log.control(pause, 350);
-    log.batches("cam", 7, 4..6, 400);
-    log.control(EventKind::Tick, 11_000);
-    log.control(resume, 11_100);
-    log.batches("cam", 7, 3..4, 11_200);
-    log.batches("cam", 7, 6..8, 11_300);
-    log.sfu(closed(), 11_600);
-    let folded = fold(&spec(), &log.entries);
-    assert_eq!(numbers(&folded), [0, 1, 2, 6, 7]);
-    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Pause, (3, 5))]);
-    assert!(folded.windows.iter().all(|window| !window.header.is_incomplete()));
+    assert_eq!(paused(5), (vec![(AcceptedReason::Pause, (3, 4)), (AcceptedReason::Pause, (5, 6))], false));
+    let may_be_of_before = vec![(AcceptedReason::Log, (3, 3)), (AcceptedReason::Pause, (4, 6))];
+    assert_eq!(paused(3), (may_be_of_before, true));
 }
 
 #[test]
@@ -1027,6 +1034,22 @@ fn a_recording_whose_beginning_the_log_lost_misses_what_came_before_it() {
     (1..).zip(&mut log.entries).for_each(|(sequence, entry)| entry.sequence = sequence);
     let folded = fold(&spec, &log.entries);
     assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Log, (0, 5))]);
+}
+
+#[test]
+fn what_is_written_behind_a_log_that_was_rolled_back_is_of_the_recording_whatever_its_clock_says() {
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..12, 100);
+    let mut fold = Fold::new(spec(), WRITER, FoldConfig::default());
+    let mut folded = Folded::default();
+    log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
+    // Rolled back to its first entry, under a clock that is 2 s behind.
+    log.entries.truncate(1);
+    fold.on_rewound(1);
+    log.batches("cam", 7, 0..14, -1900);
+    log.entries.iter().for_each(|entry| folded.take(fold.on_entry(entry.clone())));
+    folded.take(fold.seal_now());
+    assert_eq!((numbers(&folded), folded.gaps()), ((0..14).collect(), vec![]));
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use roomreel_shared::wire;
 
 use crate::config::FoldConfig;
 use crate::keyframe;
+use crate::log_clock::on_grid;
 use crate::order::{Held, Order};
 use crate::past::{Past, Stand};
 use crate::ranges::Ranges;
@@ -63,6 +64,8 @@ struct Numbering {
     limit: Option<u64>,
     /// The next one tells whether the log lost some of before it.
     awaited: bool,
+    /// From this number on nothing is stored now. What is missing there may be of before that.
+    refused_from: Option<u64>,
 }
 
 impl Numbering {
@@ -78,6 +81,7 @@ impl Numbering {
             expected: None,
             limit: None,
             awaited: false,
+            refused_from: None,
         }
     }
 
@@ -90,9 +94,14 @@ impl Numbering {
         }
     }
 
+    /// More was missing than is remembered.
+    fn lacks_for_good(&self) -> bool {
+        self.declared_missing.has_forgotten()
+    }
+
     /// The batch whose turn it is, if it has waited so long.
     fn ready(&self, now: LogTime, wait: Duration) -> Option<&Held<Arc<TrackBatch>>> {
-        self.order.peek_ready().filter(|held| now >= held.time + wait)
+        self.order.peek_ready().filter(|held| wait.is_zero() || now >= held.time + wait)
     }
 
     /// Takes the batch whose turn it is.
@@ -116,8 +125,7 @@ impl Numbering {
     /// Whether the publisher said that it dropped the batch whose turn it is.
     fn is_dropped(&self) -> bool {
         let next = self.order.next();
-        self.order.peek_ready().is_none()
-            && self.dropped.iter().any(|range| (range.first_batch_no..=range.last_batch_no).contains(&next))
+        self.order.peek_ready().is_none() && self.dropped.first().is_some_and(|range| range.first_batch_no <= next)
     }
 
     /// The batch that the first hole ends before, its first packet and its time.
@@ -159,6 +167,7 @@ pub struct TrackFold {
     config: FoldConfig,
     admission: Admission,
     producer: Option<Arc<Producer>>,
+    /// The newest point of the clock's grid, which is the same for whoever reads the log from an earlier place (I3).
     now: LogTime,
     incarnations: BTreeMap<Incarnation, Numbering>,
     past: Past,
@@ -186,8 +195,11 @@ impl TrackFold {
                 numbering.declared_missing = Ranges::from_wire(&wire.declared_missing);
                 numbering.unmissed = Ranges::from_wire(&wire.unmissed);
                 numbering.dropped.clone_from(&wire.dropped);
+                numbering.dropped.sort_by_key(|range| range.first_batch_no);
+                numbering.forget_dropped();
                 numbering.began = LogTime::from_micros(wire.began_us);
                 numbering.ended = wire.ended;
+                numbering.refused_from = wire.refused_from;
                 if let Some(end) = wire.expected {
                     numbering.expect(end);
                 }
@@ -201,7 +213,7 @@ impl TrackFold {
             config,
             admission: *admission,
             producer: state.producer.clone().and_then(|wire| Producer::try_from(wire).ok()).map(Arc::new),
-            now: *now,
+            now: on_grid(*now),
             incarnations,
             past,
             streams: state.streams.iter().map(Stream::from_wire).collect(),
@@ -257,7 +269,6 @@ impl TrackFold {
     }
 
     fn on_batch(&mut self, batch: Arc<TrackBatch>) {
-        self.now = self.now.max(batch.time);
         let incarnation = batch.batch.incarnation;
         let number = batch.batch.batch_no;
         if !self.incarnations.contains_key(&incarnation) {
@@ -334,7 +345,7 @@ impl TrackFold {
         let Some(oldest) = oldest.map(|(incarnation, _)| *incarnation) else { return };
         self.settle_one(oldest);
         if let Some(numbering) = self.incarnations.remove(&oldest) {
-            self.open.has_lost |= !numbering.declared_missing.is_empty();
+            self.open.has_lost |= numbering.lacks_for_good() || !numbering.declared_missing.is_empty();
             let stand = Stand { next_batch_no: numbering.order.next(), next_packet_no: numbering.next_packet_no };
             self.past.push(oldest, stand);
         }
@@ -444,6 +455,10 @@ impl TrackFold {
             self.settle();
         }
         self.admission = admission;
+        let refuses = matches!(admission, Admission::Refuse(_));
+        for numbering in self.incarnations.values_mut() {
+            numbering.refused_from = refuses.then(|| numbering.order.next());
+        }
         self.end_refusal();
         if admission == Admission::Store {
             self.want = Some(Want { ssrc: None, requests: 0 });
@@ -451,22 +466,19 @@ impl TrackFold {
         if decided {
             self.streams.iter_mut().for_each(Stream::interrupt);
         } else {
-            self.drain_all();
+            self.drain_all(self.producer_wait());
         }
     }
 
     fn on_clock(&mut self, now: LogTime, outputs: &mut Vec<TrackOutput>) {
-        self.now = self.now.max(now);
+        self.now = self.now.max(on_grid(now));
         if self.awaited_until.take_if(|until| *until <= now).is_some() {
             self.incarnations.values_mut().for_each(|numbering| numbering.awaited = false);
         }
         let asks = !matches!(self.admission, Admission::Refuse(_) | Admission::NotRecording);
         let mut stays_away = false;
-        self.drain_all();
-        while let Some(incarnation) = self.first_given_up(now) {
-            self.give_up(incarnation);
-            self.drain_all();
-        }
+        self.drain_all(self.producer_wait());
+        self.give_up_all(now);
         for (&incarnation, numbering) in self.incarnations.iter_mut().filter(|_| asks) {
             if let Some(missing) = numbering.order.replay_due(now, &self.config) {
                 stays_away |= missing.attempt == KEYFRAME_AT_ATTEMPT;
@@ -492,8 +504,8 @@ impl TrackFold {
 
     /// Waits for nothing any more.
     fn settle(&mut self) {
-        let incarnations: Vec<Incarnation> = self.incarnations.keys().copied().collect();
-        incarnations.into_iter().for_each(|incarnation| self.settle_one(incarnation));
+        self.drain_all(Duration::ZERO);
+        self.give_up_all(LogTime::from_micros(i64::MAX));
     }
 
     fn settle_one(&mut self, incarnation: Incarnation) {
@@ -502,28 +514,32 @@ impl TrackFold {
         }
     }
 
-    /// Of the numberings with a hole that nothing fills any more, the one whose hole is the oldest.
-    fn first_given_up(&self, now: LogTime) -> Option<Incarnation> {
-        let given_up = self
-            .incarnations
-            .iter()
-            .filter_map(|(incarnation, numbering)| Some((numbering.order.given_up(now, &self.config)?, *incarnation)));
-        given_up.min().map(|(_, incarnation)| incarnation)
+    /// Declares the holes that nothing fills any more, the oldest first.
+    fn give_up_all(&mut self, now: LogTime) {
+        let config = self.config;
+        let hole = |(incarnation, numbering): (&Incarnation, &Numbering)| {
+            Some((numbering.order.given_up(now, &config)?, *incarnation))
+        };
+        let mut holes: BTreeSet<_> = self.incarnations.iter().filter_map(hole).collect();
+        while let Some((_, incarnation)) = holes.pop_first() {
+            self.give_up(incarnation);
+            holes.extend(self.incarnations.get_key_value(&incarnation).and_then(hole));
+        }
     }
 
     /// Accepts what is in order in any numbering as it stands in the log: whoever reads it later, with the clock further
     /// on, takes each as it comes (I3).
-    fn drain_all(&mut self) {
-        while let Some(incarnation) = self.next_turn() {
-            self.take_next(incarnation, self.producer_wait());
+    fn drain_all(&mut self, wait: Duration) {
+        while let Some(incarnation) = self.next_turn(wait) {
+            self.take_next(incarnation, wait);
         }
     }
 
     /// The numbering of which something is in order, and stands first in the log.
-    fn next_turn(&self) -> Option<Incarnation> {
+    fn next_turn(&self, wait: Duration) -> Option<Incarnation> {
         let turns = self.incarnations.iter().filter_map(|(incarnation, numbering)| {
             let dropped = numbering.is_dropped().then_some(0);
-            let ready = || numbering.ready(self.now, self.producer_wait()).map(|held| held.sequence);
+            let ready = || numbering.ready(self.now, wait).map(|held| held.sequence);
             Some((dropped.or_else(ready)?, *incarnation))
         });
         turns.min().map(|(_, incarnation)| incarnation)
@@ -562,13 +578,8 @@ impl TrackFold {
         if first > expected {
             let number = batch.batch.batch_no;
             let packets = (expected, Some(first - 1));
-            self.declare(
-                incarnation,
-                AcceptedReason::Publisher,
-                (number, number),
-                packets,
-                batch.batch.packets[0].time,
-            );
+            let reason = self.reason_or_refusal(incarnation, number, AcceptedReason::Publisher);
+            self.declare(incarnation, reason, (number, number), packets, batch.batch.packets[0].time);
         }
         self.accept(&batch);
         true
@@ -703,8 +714,7 @@ impl TrackFold {
         self.end_refusal();
         let Open { frames, span, keyframes, gaps, refused: _, has_lost, counts, invalid } =
             std::mem::take(&mut self.open);
-        let has_lost =
-            has_lost || self.incarnations.values().any(|numbering| numbering.declared_missing.has_forgotten());
+        let has_lost = has_lost || self.incarnations.values().any(Numbering::lacks_for_good);
         let segment = span.map(|span| SealedSegment {
             key: self.key.clone(),
             frames: frames.seal(),
@@ -726,6 +736,7 @@ impl TrackFold {
                 ended: numbering.ended,
                 expected: numbering.expected.filter(|end| numbering.order.next() < end.next_batch_no),
                 began_us: numbering.began.as_micros(),
+                refused_from: numbering.refused_from,
             })
             .collect();
         SealedTrack {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use roomreel_shared::event::EventKind;
+use roomreel_shared::event::{EventKind, StopReason};
 use roomreel_shared::id::RecordingId;
 use roomreel_shared::window::{AcceptedReason, Hash, Missing, Window};
 
@@ -37,6 +37,8 @@ pub(super) struct Recorded {
     pub(super) lost: bool,
     /// Batches that the log lost and that have not come late.
     pub(super) outstanding: BTreeSet<(Numbering, u64)>,
+    /// The control entry by which it ended while its room went on.
+    pub(super) stopped: Option<(u64, u64)>,
     /// Hash and epoch of the newest window.
     pub(super) newest: Option<(Hash, u64)>,
     /// Whose event the recording is to begin with.
@@ -176,10 +178,13 @@ fn read_window(window: &Window, recorded: &mut Recorded) -> Check {
         if let EventKind::RecordingStarted { from, .. } = stored.event.kind {
             recorded.from = recorded.from.or(from.map(|event| event.incarnation));
         }
+        let id = (stored.event.incarnation.get(), stored.event.event_no);
+        if let EventKind::RecordingStopped { reason: StopReason::LimitReached, .. } = stored.event.kind {
+            recorded.stopped = Some(id);
+        }
         if stored.writer.sfu().is_none() {
             continue;
         }
-        let id = (stored.event.incarnation.get(), stored.event.event_no);
         if recorded.events.insert(id, stored.event.encode()).is_some() {
             return fail("O2", format!("window {number}: event {id:?} is there twice"));
         }

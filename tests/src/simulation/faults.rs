@@ -44,11 +44,12 @@ pub enum Fault {
     LeadersCrash,
     BufferIsSmall,
     TracksFallSilent,
+    RecordingsAreLimited,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::LogLosesSuffix,
         Self::LogDiverges,
         Self::LogDeliversTwice,
@@ -83,6 +84,7 @@ impl Fault {
         Self::LeadersCrash,
         Self::BufferIsSmall,
         Self::TracksFallSilent,
+        Self::RecordingsAreLimited,
     ];
 
     /// What it does, in words.
@@ -123,6 +125,7 @@ impl Fault {
             Self::LeadersCrash => "the coordinator's leader dies",
             Self::BufferIsSmall => "the publisher's buffer holds a second of media",
             Self::TracksFallSilent => "tracks stop sending long before the room closes",
+            Self::RecordingsAreLimited => "recordings reach their maximum duration while the room goes on",
         }
     }
 
@@ -142,7 +145,7 @@ impl Fault {
             Self::LogIsFull | Self::LogIsAway | Self::StoreIsAway | Self::CoordinationIsAway => 0.005,
             Self::SfuCrashes => 0.003,
             Self::SfuLeavesForGood | Self::TracksFallSilent => 0.002,
-            Self::BufferIsSmall => 1.0,
+            Self::BufferIsSmall | Self::RecordingsAreLimited => 1.0,
         }
     }
 

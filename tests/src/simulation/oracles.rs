@@ -45,6 +45,8 @@ pub struct Counts {
     pub unknown: u64,
     /// In another recording of the room, as docs/guarantees.md says.
     pub elsewhere: u64,
+    /// Of a room that goes on after its recording.
+    pub beyond: u64,
     /// Entries that the log acknowledged and lost.
     pub broker_lost: u64,
     /// Windows.
@@ -61,6 +63,7 @@ impl Counts {
         self.declared += other.declared;
         self.unknown += other.unknown;
         self.elsewhere += other.elsewhere;
+        self.beyond += other.beyond;
         self.broker_lost += other.broker_lost;
         self.windows += other.windows;
         for (why, count) in other.excused {
@@ -199,6 +202,9 @@ fn check_track(env: &Env, place: Place, chains: &Chains, counts: &mut Counts) ->
             };
             counts.excuse(why);
             counts.declared += 1;
+        } else if is_behind_the_end(env, track.incarnation.zip(*batch), chains) {
+            counts.excuse("stop: not before it in the log");
+            counts.beyond += 1;
         } else if env.original.any(Fault::loses_acknowledged) && chains.others.iter().any(is_elsewhere) {
             counts.elsewhere += 1;
         } else if !life.crashed {
@@ -214,6 +220,16 @@ fn check_track(env: &Env, place: Place, chains: &Chains, counts: &mut Counts) ->
         return fail("O4", format!("packet {beyond} of {id} was never accepted"));
     }
     Ok(())
+}
+
+/// Whether the recording ended while its room went on, and nothing that stands before that in the log tells of the batch or
+/// event: it came later, or is lost with all that followed it.
+fn is_behind_the_end(env: &Env, id: Option<(u64, u64)>, chains: &Chains) -> bool {
+    let Some((of, number)) = chains.main.stopped else { return false };
+    let (Some(stopped), Some((of, number))) = (env.log.first_of((of, number..)), id) else { return true };
+    let was_before = env.log.first_of((of, number..)).is_some_and(|first| first + GRID < stopped);
+    let stands_before = env.log.stood_by((of, number..)).is_some_and(|newest| newest + GRID < stopped);
+    !stands_before && (!was_before || env.original.any(Fault::loses_acknowledged))
 }
 
 /// Why nobody can tell how far the numbers of a process that died went, as docs/guarantees.md has it.
@@ -295,6 +311,8 @@ fn truth_of_log_gap(env: &Env, life: &Life, batch: (u64, u64), chains: &Chains) 
         Some(_) if is_late => Some("log: lost, and replays may have been"),
         Some(at) if late.is_some_and(|late| at < late.at) => Some("log: lost before a late beginning"),
         Some(_) => None,
+        // Whose recording has ended is not waited for: what was on its way is never seen to arrive.
+        None if standing.is_empty() && chains.main.stopped.is_some() => is_late.then_some("log: stored too late"),
         None if standing.is_empty() && life.stats.evicted == 0 => None,
         None if standing.is_empty() => Some("log: never stored, evicted by the publisher"),
         None => is_late.then_some("log: stored too late"),
@@ -361,6 +379,7 @@ fn check_events(env: &Env, life: &Life, chains: &Chains, counts: &mut Counts) ->
             Some(stored) if stored != bytes => return fail("O4", format!("event {id:?} has other bytes")),
             Some(_) => {}
             None if chains.main.lacks(*id) => counts.excuse("event: named as missing"),
+            None if is_behind_the_end(env, Some(*id), chains) => counts.excuse("event: not before a stop in the log"),
             None if is_elsewhere(id, bytes) => counts.excuse("event: in another recording"),
             None if life.crashed && chains.never_finds(env, *id) => counts.excuse("event: lost with its process"),
             None => return fail("O1", format!("event {id:?} is not recorded")),

@@ -242,11 +242,13 @@ pub fn run(plan: &Plan, bug: Option<Bug>) -> Outcome {
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let talks = Duration::from_millis(rng.random_range(6_000..22_000));
     let heals = talks + Duration::from_millis(rng.random_range(0..8_000));
+    let is_limited = plan.strikes(Fault::RecordingsAreLimited, &mut rng);
+    let max_duration = Duration::from_secs(if is_limited { rng.random_range(3..12) } else { 3600 });
     let limits = Limits {
         shards: SHARDS,
         window: Duration::from_millis(rng.random_range(1_000..3_000)),
         idle: IDLE,
-        max_duration: Duration::from_secs(3600),
+        max_duration,
         ending: Duration::from_secs(3600),
         composites: Vec::new(),
     };

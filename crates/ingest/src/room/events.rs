@@ -219,14 +219,14 @@ impl RoomFold {
         if end.reason == StopReason::Idle {
             self.abandon(|_| true, LogTime::from_micros(i64::MAX), outputs);
         }
-        self.phase = Phase::Ending(end, self.now + self.config.gap_after);
         self.incomplete = self.roster.tracks.keys().cloned().collect();
         self.unanswered = self.incomplete.clone();
         // Only a room's end says how far its tracks went.
         let is_told = matches!(end.reason, StopReason::RoomClosed | StopReason::Idle);
+        let next_batch = if is_told { Duration::ZERO } else { NEXT_BATCH };
+        self.phase = Phase::Ending(end, self.now + next_batch + self.config.gap_after);
         for (key, track) in &self.roster.tracks {
-            let flows = !is_told && self.now < track.heard + NEXT_BATCH;
-            let until = flows.then_some(self.now + NEXT_BATCH);
+            let until = (self.now < track.heard + next_batch).then_some(self.now + next_batch);
             outputs.push(RoomOutput::ToTrack(key.clone(), TrackInput::End { until }));
         }
         self.end_if_complete(outputs);

@@ -62,6 +62,7 @@ impl RoomFold {
             carry_over.room_clock_log_us = log.as_micros();
         }
         self.log_clock.write(&mut carry_over);
+        carry_over.rewound_end = self.rewound.filter(|_| carry_over.rewound);
         self.roster.write(&mut carry_over);
         let mut counts = Counts { lost_events: std::mem::take(&mut self.lost_events), ..Counts::default() };
         let mut gaps = Vec::new();

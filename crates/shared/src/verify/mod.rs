@@ -115,6 +115,8 @@ pub struct Checker {
     room_start_us: Option<i64>,
     end: Option<(u64, Final)>,
     tracks: BTreeMap<(TrackKey, Incarnation), Numbers>,
+    /// A gap is for good.
+    lost: bool,
 }
 
 impl Checker {
@@ -123,7 +125,8 @@ impl Checker {
     pub fn new(tenant: TenantId, room: RoomId, recording: RecordingId) -> Self {
         let verdict = Verdict::default();
         let (tracks, end) = (BTreeMap::new(), None);
-        Self { tenant, room, recording, verdict, last: None, next: 0, room_start_us: None, end, tracks }
+        let lost = false;
+        Self { tenant, room, recording, verdict, last: None, next: 0, room_start_us: None, end, tracks, lost }
     }
 
     /// Adds what the caller found itself: an object that cannot be read.
@@ -149,7 +152,12 @@ impl Checker {
             self.gap(gap);
         }
         // Each window says of all so far what is missing.
-        self.verdict.incomplete = window.header.is_incomplete();
+        self.lost |= window.header.gaps.iter().any(Gap::is_for_good);
+        self.verdict.incomplete = self.lost || window.header.is_incomplete();
+        if self.lost && !window.header.is_incomplete() {
+            let what = format!("window {number} says that nothing is missing for good, which gaps up to it deny");
+            self.find(Area::Window, what);
+        }
         let missing = window.header.carry_over.event_streams.iter().flat_map(|stream| &stream.missing);
         let missing = missing.map(|range| range.last.saturating_sub(range.first).saturating_add(1));
         self.verdict.missing_events = missing.fold(0, u64::saturating_add);

@@ -233,6 +233,13 @@ impl LogModel {
         self.first.range(ids).map(|(_, time)| *time).min()
     }
 
+    /// Newest log time that any reader can have seen when the first copy of one of these numbers was stored that stands.
+    #[must_use]
+    pub fn stood_by(&self, (incarnation, numbers): (u64, RangeFrom<u64>)) -> Option<LogTime> {
+        let ids = (incarnation, numbers.start)..=(incarnation, u64::MAX);
+        self.standing.range(ids).flat_map(|(_, copies)| copies).map(|copied| copied.newest).min()
+    }
+
     /// What a reader gets of this copy is damaged.
     pub fn on_damaged(&mut self, now: Duration, id: (u64, u64), sequence: u64) {
         self.lost.entry(id).or_insert(now);
