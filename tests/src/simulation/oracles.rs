@@ -4,6 +4,7 @@
 //! O8 nothing silent.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -222,14 +223,22 @@ fn check_track(env: &Env, place: Place, chains: &Chains, counts: &mut Counts) ->
     Ok(())
 }
 
-/// Whether the recording ended while its room went on, and nothing that stands before that in the log tells of the batch or
+/// Whether a recording ended while its room went on, and nothing that stands before that in the log tells of the batch or
 /// event: it came later, or is lost with all that followed it.
 fn is_behind_the_end(env: &Env, id: Option<(u64, u64)>, chains: &Chains) -> bool {
-    let Some((of, number)) = chains.main.stopped else { return false };
-    let (Some(stopped), Some((of, number))) = (env.log.first_of((of, number..)), id) else { return true };
-    let was_before = env.log.first_of((of, number..)).is_some_and(|first| first + GRID < stopped);
-    let stands_before = env.log.stood_by((of, number..)).is_some_and(|newest| newest + GRID < stopped);
-    !stands_before && (!was_before || env.original.any(Fault::loses_acknowledged))
+    let mut stops = iter::once(&chains.main).chain(&chains.others).filter_map(|recorded| recorded.stopped);
+    let start = chains.began.map_or(0, |began| began.start_sequence);
+    stops.any(|stop| is_behind(env, id, stop, start))
+}
+
+/// `start`: where the recording is read from.
+fn is_behind(env: &Env, id: Option<(u64, u64)>, stop: (u64, u64), start: u64) -> bool {
+    let (Some(stopped), Some(id)) = (env.log.first_of((stop.0, stop.1..)), id) else { return true };
+    let mut read = env.log.standing_from((id.0, id.1..)).filter(|copied| copied.sequence >= start);
+    let stands_before = read.any(|copied| copied.newest + GRID < stopped);
+    let was_before = || env.log.first_of((id.0, id.1..)).is_some_and(|first| first + GRID < stopped);
+    let is_lost = env.log.standing(id).is_empty() && was_before();
+    !stands_before && (!is_lost || env.original.any(Fault::loses_acknowledged))
 }
 
 /// Why nobody can tell how far the numbers of a process that died went, as docs/guarantees.md has it.
@@ -331,7 +340,9 @@ fn word_came(env: &Env, life: &Life, packet: Accepted, chains: &Chains) -> bool 
             && (0..=*number).all(|number| {
                 // An event that comes after it was given up is not taken any more.
                 let missed = env.log.first_of((*of, number + 1..));
-                came_in_time(env, (*of, number), noticed.into_iter().chain(missed).min(), chains)
+                // Nor is one that a stop did not wait for.
+                let is_behind = is_behind_the_end(env, Some((*of, number)), chains);
+                !is_behind && came_in_time(env, (*of, number), noticed.into_iter().chain(missed).min(), chains)
             })
     })
 }

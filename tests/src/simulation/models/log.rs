@@ -233,11 +233,10 @@ impl LogModel {
         self.first.range(ids).map(|(_, time)| *time).min()
     }
 
-    /// Newest log time that any reader can have seen when the first copy of one of these numbers was stored that stands.
-    #[must_use]
-    pub fn stood_by(&self, (incarnation, numbers): (u64, RangeFrom<u64>)) -> Option<LogTime> {
+    /// The copies that every reader finds of anything with one of these numbers.
+    pub fn standing_from(&self, (incarnation, numbers): (u64, RangeFrom<u64>)) -> impl Iterator<Item = &Copied> {
         let ids = (incarnation, numbers.start)..=(incarnation, u64::MAX);
-        self.standing.range(ids).flat_map(|(_, copies)| copies).map(|copied| copied.newest).min()
+        self.standing.range(ids).flat_map(|(_, copies)| copies)
     }
 
     /// What a reader gets of this copy is damaged.
