@@ -338,8 +338,7 @@ impl RoomFold {
         fold.rewound = carry.rewound.then(|| carry.rewound_end.unwrap_or(u64::MAX));
         // Of a room that is taken over nobody has been silent yet, or it would be ended as idle for the take-over's sake.
         fold.sfu_time = fold.now;
-        // Windows of earlier builds say it in their gaps alone.
-        fold.has_lost = carry.has_lost || header.gaps.iter().any(Gap::is_for_good);
+        fold.has_lost = carry.has_lost;
         fold.folded = carry.log_sequence;
         fold.seen = carry.seen_sequence;
         fold.from_zero = true;
@@ -624,6 +623,10 @@ impl RoomFold {
         if let Some(stand) = self.retired.get(batch.incarnation)
             && !self.on_retired(&key, &batch, stand, again, outputs)?
         {
+            return Ok(());
+        }
+        if matches!(self.phase, Phase::Ending(..)) && !self.roster.tracks.contains_key(&key) {
+            // Of a track that began behind the end.
             return Ok(());
         }
         if let Err(why) = self.open_track(&key, entry.time, outputs) {

@@ -365,6 +365,39 @@ fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
 }
 
 #[test]
+fn what_is_lost_of_what_nobody_would_store_is_nobodys_loss() {
+    let (recording, requested_by) = (recording(), String::new());
+    let mut log = Log::with_camera();
+    log.batches("cam", 7, 0..3, 100);
+    log.control(EventKind::RecordingPaused { recording, command: "p".to_owned(), requested_by }, 350);
+    log.batches("cam", 7, 3..5, 400);
+    let policy = Policy { record_video: false, ..Policy::default() };
+    log.sfu(EventKind::RoomPolicyUpdated { policy }, 600);
+    log.batches("cam", 7, 6..8, 700);
+    log.control(EventKind::Tick, 11_000);
+    log.sfu(closed(), 11_100);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!(numbers(&folded), [0, 1, 2]);
+    assert!(folded.gaps().iter().all(|(_, reason, _)| reason.is_intentional()), "{:?}", folded.gaps());
+    assert!(folded.windows.iter().all(|window| !window.header.is_incomplete()));
+}
+
+#[test]
+fn what_waits_for_its_event_when_a_pause_begins_was_sent_before_it() {
+    let (recording, requested_by) = (recording(), String::new());
+    let mut log = Log::default();
+    log.sfu(created(), 0);
+    log.batches("cam", 7, 0..3, 100);
+    log.control(EventKind::RecordingPaused { recording, command: "p".to_owned(), requested_by }, 350);
+    log.sfu(producer("cam", TrackKind::Video), 360);
+    log.batches("cam", 7, 3..5, 400);
+    log.sfu(closed(), 700);
+    let folded = fold(&spec(), &log.entries);
+    assert_eq!(numbers(&folded), [0, 1, 2]);
+    assert_eq!(folded.gaps(), [("cam".to_owned(), AcceptedReason::Pause, (3, 4))]);
+}
+
+#[test]
 fn media_waits_for_the_event_that_says_what_it_is() {
     let mut log = Log::default();
     log.sfu(created(), 0);

@@ -85,9 +85,8 @@ impl Numbering {
         }
     }
 
-    /// The publisher's word that the numbering ends here.
+    /// Everything below `end` was sent: what has not come is missing.
     fn expect(&mut self, end: wire::ExpectedEnd) {
-        self.ended = true;
         self.order.promise(end.next_batch_no, LogTime::from_micros(end.since_us));
         if self.expected.is_none_or(|before| before.next_batch_no < end.next_batch_no) {
             self.expected = Some(end);
@@ -245,7 +244,8 @@ impl TrackFold {
             TrackInput::End { until } => {
                 for numbering in self.incarnations.values_mut() {
                     numbering.limit = Some(numbering.order.end());
-                    numbering.awaited = until.is_some() && !numbering.ended;
+                    let stores = matches!(self.admission, Admission::Store | Admission::Undecided { .. });
+                    numbering.awaited = until.is_some() && stores && !numbering.ended;
                 }
                 self.awaited_until = until;
                 let complete = !self.is_waiting();
@@ -269,6 +269,8 @@ impl TrackFold {
     }
 
     fn on_batch(&mut self, batch: Arc<TrackBatch>) {
+        // The clock says so already, but to a track that has just begun again, or before the recording.
+        self.now = self.now.max(on_grid(batch.time));
         let incarnation = batch.batch.incarnation;
         let number = batch.batch.batch_no;
         if !self.incarnations.contains_key(&incarnation) {
@@ -436,6 +438,7 @@ impl TrackFold {
             return;
         }
         let numbering = self.incarnations.entry(end.incarnation).or_insert_with(|| Numbering::new(0, 0));
+        numbering.ended = true;
         numbering.expect(wire::ExpectedEnd {
             next_batch_no: end.next_batch_no,
             next_packet_no: end.next_packet_no,
@@ -450,14 +453,18 @@ impl TrackFold {
             return;
         }
         let decided = !matches!(before, Admission::Undecided { .. });
-        if decided {
+        let stored = matches!(before, Admission::Store | Admission::Undecided { store: true });
+        if decided || stored && admission == Admission::Refuse(AcceptedReason::Pause) {
             // What waits came before the change and is judged by what held then.
             self.settle();
         }
         self.admission = admission;
-        let refuses = matches!(admission, Admission::Refuse(_));
         for numbering in self.incarnations.values_mut() {
-            numbering.refused_from = refuses.then(|| numbering.order.next());
+            numbering.refused_from = match (before, admission) {
+                (_, Admission::Refuse(_)) if stored => Some(numbering.order.next()),
+                (Admission::Refuse(_), Admission::Refuse(_)) => numbering.refused_from,
+                _ => None,
+            };
         }
         self.end_refusal();
         if admission == Admission::Store {
