@@ -398,6 +398,23 @@ fn what_waits_for_its_event_when_a_pause_begins_was_sent_before_it() {
 }
 
 #[test]
+fn a_recording_that_begins_under_a_clock_that_was_set_back_is_the_same_to_whoever_folds_it() {
+    let mut log = Log::default();
+    log.sfu(created(), 0);
+    log.batch("mic", 8, 0, 100);
+    log.control(EventKind::Tick, 4900);
+    log.control(started(None), 1000);
+    log.batches("mic", 8, 1..3, 1050);
+    log.batch("mic", 9, 0, 1200);
+    log.control(EventKind::Tick, 6000);
+    log.sfu(closed(), 6100);
+    let spec = FoldSpec { from: None, ..spec() };
+    let folded = fold(&spec, &log.entries);
+    assert_eq!(folded.batches().len(), 3);
+    assert_eq!(fold_with_crashes(&spec, &log.entries, &(0..8).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn media_waits_for_the_event_that_says_what_it_is() {
     let mut log = Log::default();
     log.sfu(created(), 0);

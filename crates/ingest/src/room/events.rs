@@ -154,6 +154,9 @@ impl RoomFold {
         self.window_start = time;
         self.start = time;
         self.stored = self.prelude.take();
+        // Before, time was nothing to them; an owner that takes over begins them with what it is.
+        let tracks = self.roster.tracks.keys().cloned();
+        outputs.extend(tracks.map(|key| RoomOutput::ToTrack(key, TrackInput::Clock(self.now))));
         self.update_admissions(outputs);
     }
 
