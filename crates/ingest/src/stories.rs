@@ -365,6 +365,34 @@ fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
 }
 
 #[test]
+fn what_comes_late_in_a_pause_stays_out_for_whoever_reads_it_again_after_it() {
+    let (recording, requested_by) = (recording(), String::new());
+    let pause = EventKind::RecordingPaused {
+        recording: recording.clone(),
+        command: "p".to_owned(),
+        requested_by: requested_by.clone(),
+    };
+    let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
+    let mut log = Log::with_camera();
+    // Its missing batches are held up to the end, and with them the place from where an owner reads.
+    log.batch("screen", 9, 0, 50);
+    log.batches("cam", 7, 0..3, 100);
+    log.batch("cam", 7, 6, 400);
+    log.control(pause, 450);
+    log.batches("cam", 7, 3..6, 500);
+    log.batch("screen", 9, 3, 1900);
+    log.control(resume, 2000);
+    log.batches("cam", 7, 7..20, 2100);
+    log.sfu(closed(), 4000);
+    let folded = fold(&spec(), &log.entries);
+    let stored: Vec<_> = folded.batches().into_iter().filter(|of| of.0 == "cam").map(|of| of.2).collect();
+    assert_eq!(stored, [vec![0, 1, 2, 6], (7..20).collect()].concat());
+    let gaps: Vec<_> = folded.gaps().into_iter().filter(|gap| gap.0 == "cam").map(|gap| (gap.1, gap.2)).collect();
+    assert_eq!(gaps, [(AcceptedReason::Log, (3, 5))]);
+    assert_eq!(fold_with_crashes(&spec(), &log.entries, &(0..8).collect()).objects(), folded.objects(), "I3");
+}
+
+#[test]
 fn what_is_lost_of_what_nobody_would_store_is_nobodys_loss() {
     let (recording, requested_by) = (recording(), String::new());
     let mut log = Log::with_camera();

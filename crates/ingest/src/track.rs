@@ -299,11 +299,13 @@ impl TrackFold {
             }
             return;
         }
-        let stores = matches!(self.admission, Admission::Store | Admission::Undecided { store: true });
-        // What is refused now has been declared missing already.
-        if (stores || !recording) && (numbering.declared_missing.take(number) || numbering.unmissed.take(number)) {
-            if stores {
+        let was_missed = numbering.declared_missing.take(number);
+        if was_missed || numbering.unmissed.take(number) {
+            // By what holds now, once: whoever reads it again, when something else holds, finds that it was here (I3, I8).
+            if matches!(self.admission, Admission::Store | Admission::Undecided { store: true }) {
                 self.store(&batch, true);
+            } else {
+                self.open.has_lost |= was_missed;
             }
             return;
         }
