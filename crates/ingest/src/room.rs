@@ -665,7 +665,7 @@ impl RoomFold {
             track.heard = track.heard.max(time);
             return Ok(());
         }
-        if self.roster.tracks.len() >= MAX_TRACKS || matches!(self.phase, Phase::Ending(..)) {
+        if self.roster.tracks.len() >= MAX_TRACKS {
             return Err(DamagedReason::TooMany);
         }
         let admission = self.roster.open_track(key, time);

@@ -304,20 +304,12 @@ fn a_hole_that_stays_brings_a_key_frame_before_it_is_declared() {
 
 #[test]
 fn a_pause_and_a_policy_store_nothing_and_account_for_it() {
-    let command = |pause: bool, id: &str| {
-        let (recording, command, requested_by) = (recording(), id.to_owned(), String::new());
-        if pause {
-            EventKind::RecordingPaused { recording, command, requested_by }
-        } else {
-            EventKind::RecordingResumed { recording, command, requested_by }
-        }
-    };
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..3, 100);
-    log.control(command(true, "p"), 350);
-    log.control(command(true, "p"), 360);
+    log.control(paused("p"), 350);
+    log.control(paused("p"), 360);
     log.batches("cam", 7, 3..6, 400);
-    log.control(command(false, "r"), 750);
+    log.control(resumed("r"), 750);
     log.batches("cam", 7, 6..8, 770);
     let policy = Policy { record_video: false, ..Policy::default() };
     log.sfu(EventKind::RoomPolicyUpdated { policy }, 890);
@@ -335,20 +327,13 @@ fn a_pause_and_a_policy_store_nothing_and_account_for_it() {
 
 #[test]
 fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
-    let paused = |lost: u64| {
-        let (recording, requested_by) = (recording(), String::new());
-        let pause = EventKind::RecordingPaused {
-            recording: recording.clone(),
-            command: "p".to_owned(),
-            requested_by: requested_by.clone(),
-        };
-        let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
+    let without = |lost: u64| {
         let mut log = Log::with_camera();
         log.batches("cam", 7, 0..3, 100);
-        log.control(pause, 350);
+        log.control(paused("p"), 350);
         (3..7).filter(|number| *number != lost).for_each(|number| log.batch("cam", 7, number, 400));
         log.control(EventKind::Tick, 11_000);
-        log.control(resume, 11_100);
+        log.control(resumed("r"), 11_100);
         log.batch("cam", 7, lost, 11_200);
         log.batches("cam", 7, 7..9, 11_300);
         log.sfu(closed(), 11_600);
@@ -359,29 +344,22 @@ fn what_a_pause_had_missed_stays_out_when_it_comes_later() {
         let gaps: Vec<_> = folded.gaps().into_iter().map(|(_, reason, batches)| (reason, batches)).collect();
         (gaps, folded.windows.last().is_some_and(|window| window.header.is_incomplete()))
     };
-    assert_eq!(paused(5), (vec![(AcceptedReason::Pause, (3, 4)), (AcceptedReason::Pause, (5, 6))], false));
+    assert_eq!(without(5), (vec![(AcceptedReason::Pause, (3, 4)), (AcceptedReason::Pause, (5, 6))], false));
     let may_be_of_before = vec![(AcceptedReason::Log, (3, 3)), (AcceptedReason::Pause, (4, 6))];
-    assert_eq!(paused(3), (may_be_of_before, true));
+    assert_eq!(without(3), (may_be_of_before, true));
 }
 
 #[test]
 fn what_comes_late_in_a_pause_stays_out_for_whoever_reads_it_again_after_it() {
-    let (recording, requested_by) = (recording(), String::new());
-    let pause = EventKind::RecordingPaused {
-        recording: recording.clone(),
-        command: "p".to_owned(),
-        requested_by: requested_by.clone(),
-    };
-    let resume = EventKind::RecordingResumed { recording, command: "r".to_owned(), requested_by };
     let mut log = Log::with_camera();
     // Its missing batches are held up to the end, and with them the place from where an owner reads.
     log.batch("screen", 9, 0, 50);
     log.batches("cam", 7, 0..3, 100);
     log.batch("cam", 7, 6, 400);
-    log.control(pause, 450);
+    log.control(paused("p"), 450);
     log.batches("cam", 7, 3..6, 500);
     log.batch("screen", 9, 3, 1900);
-    log.control(resume, 2000);
+    log.control(resumed("r"), 2000);
     log.batches("cam", 7, 7..20, 2100);
     log.sfu(closed(), 4000);
     let folded = fold(&spec(), &log.entries);
@@ -394,10 +372,9 @@ fn what_comes_late_in_a_pause_stays_out_for_whoever_reads_it_again_after_it() {
 
 #[test]
 fn what_is_lost_of_what_nobody_would_store_is_nobodys_loss() {
-    let (recording, requested_by) = (recording(), String::new());
     let mut log = Log::with_camera();
     log.batches("cam", 7, 0..3, 100);
-    log.control(EventKind::RecordingPaused { recording, command: "p".to_owned(), requested_by }, 350);
+    log.control(paused("p"), 350);
     log.batches("cam", 7, 3..5, 400);
     let policy = Policy { record_video: false, ..Policy::default() };
     log.sfu(EventKind::RoomPolicyUpdated { policy }, 600);
@@ -412,11 +389,10 @@ fn what_is_lost_of_what_nobody_would_store_is_nobodys_loss() {
 
 #[test]
 fn what_waits_for_its_event_when_a_pause_begins_was_sent_before_it() {
-    let (recording, requested_by) = (recording(), String::new());
     let mut log = Log::default();
     log.sfu(created(), 0);
     log.batches("cam", 7, 0..3, 100);
-    log.control(EventKind::RecordingPaused { recording, command: "p".to_owned(), requested_by }, 350);
+    log.control(paused("p"), 350);
     log.sfu(producer("cam", TrackKind::Video), 360);
     log.batches("cam", 7, 3..5, 400);
     log.sfu(closed(), 700);
@@ -811,20 +787,15 @@ fn random_log(fates: &[Fate], pauses: &[u16]) -> Log {
     arrivals.sort();
     let mut log = Log::with_camera();
     log.sfu(producer("mic", TrackKind::Audio), 20);
-    let mut paused = false;
+    let mut is_paused = false;
     let mut pauses: Vec<i64> = pauses.iter().map(|ms| i64::from(*ms)).collect();
     pauses.sort_unstable();
     for (ms, name, number) in arrivals {
         while pauses.first().is_some_and(|at| *at < ms) {
             pauses.remove(0);
-            paused = !paused;
-            let (recording, command, requested_by) = (recording(), format!("{}", pauses.len()), String::new());
-            let kind = if paused {
-                EventKind::RecordingPaused { recording, command, requested_by }
-            } else {
-                EventKind::RecordingResumed { recording, command, requested_by }
-            };
-            log.control(kind, ms);
+            is_paused = !is_paused;
+            let command = pauses.len().to_string();
+            log.control(if is_paused { paused(&command) } else { resumed(&command) }, ms);
         }
         log.batch(name, if name == "cam" { 7 } else { 8 }, number, ms);
     }

@@ -146,6 +146,14 @@ pub(crate) fn stopped(reason: StopReason) -> EventKind {
     }
 }
 
+pub(crate) fn paused(command: &str) -> EventKind {
+    EventKind::RecordingPaused { recording: recording(), command: command.to_owned(), requested_by: String::new() }
+}
+
+pub(crate) fn resumed(command: &str) -> EventKind {
+    EventKind::RecordingResumed { recording: recording(), command: command.to_owned(), requested_by: String::new() }
+}
+
 pub(crate) fn publisher_gap(name: &str, publisher: u64, batches: (u64, u64)) -> EventKind {
     EventKind::PublisherGap(PublisherGap {
         track: track(name),

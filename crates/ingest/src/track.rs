@@ -127,6 +127,15 @@ impl Numbering {
         self.order.peek_ready().is_none() && self.dropped.first().is_some_and(|range| range.first_batch_no <= next)
     }
 
+    /// Why what begins with batch `first` is missing: if nothing would be stored of it, that. What is missing from the moment on
+    /// from which nothing is stored may have been sent before it.
+    fn reason_of(&self, first: u64, admission: Admission, otherwise: AcceptedReason) -> AcceptedReason {
+        match admission {
+            Admission::Refuse(reason) if self.refused_from != Some(first) => reason,
+            _ => otherwise,
+        }
+    }
+
     /// The batch that the first hole ends before, its first packet and its time.
     fn behind_hole(&self) -> Option<(u64, u64, RoomTime)> {
         if let Some((number, held)) = self.order.first_held() {
@@ -587,7 +596,7 @@ impl TrackFold {
         if first > expected {
             let number = batch.batch.batch_no;
             let packets = (expected, Some(first - 1));
-            let reason = self.reason_or_refusal(incarnation, number, AcceptedReason::Publisher);
+            let reason = numbering.reason_of(number, self.admission, AcceptedReason::Publisher);
             self.declare(incarnation, reason, (number, number), packets, batch.batch.packets[0].time);
         }
         self.accept(&batch);

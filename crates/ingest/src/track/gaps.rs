@@ -54,13 +54,13 @@ impl TrackFold {
         };
         numbering.skip_to(last.saturating_add(1));
         numbering.next_packet_no = last_packet.saturating_add(1);
+        let reason = numbering.reason_of(next, self.admission, AcceptedReason::Publisher);
         // Until what follows them, or else until the word of the publisher, which came after them.
         let follows = numbering.order.first_held().map(|(_, held)| held.item.batch.packets[0].time);
         let until = follows.unwrap_or(RoomTime::from_micros(range.time_us));
         // A window of before that word was kept says nothing of it.
         let until = self.last_time().map_or(until, |last| until.max(last));
         let packets = (first_packet, Some(last_packet));
-        let reason = self.reason_or_refusal(incarnation, next, AcceptedReason::Publisher);
         self.declare(incarnation, reason, (next, last), packets, until);
     }
 
@@ -80,14 +80,13 @@ impl TrackFold {
             let end = dropped.map_or(packet, |range| range.first_packet_no.min(packet));
             let first = numbering.next_packet_no;
             numbering.skip_to(last + 1);
+            let reason = numbering.reason_of(next, self.admission, AcceptedReason::Log);
             match self.admission {
                 Admission::NotRecording => numbering.unmissed.push(next, last),
                 // What was forbidden when it was missed stays out, whatever holds when it comes.
-                Admission::Refuse(_) => self.open.has_lost |= numbering.refused_from == Some(next),
+                Admission::Refuse(_) => self.open.has_lost |= reason == AcceptedReason::Log,
                 Admission::Undecided { .. } | Admission::Store => numbering.declared_missing.push(next, last),
             }
-            let reason = self.reason_or_refusal(incarnation, next, AcceptedReason::Log);
-            let Some(numbering) = self.incarnations.get_mut(&incarnation) else { return };
             if end > first {
                 numbering.next_packet_no = end;
                 self.declare(incarnation, reason, (next, last), (first, Some(end - 1)), time);
@@ -95,21 +94,6 @@ impl TrackFold {
                 // Its neighbours leave no room for packets in it: the numbers contradict each other.
                 self.declare(incarnation, reason, (next, last), (first, None), time);
             }
-        }
-    }
-
-    /// Why what begins with batch `first` is missing: if nothing would be stored of it, that. What is missing from the moment on
-    /// from which nothing is stored may have been sent before it.
-    pub(super) fn reason_or_refusal(
-        &self,
-        incarnation: Incarnation,
-        first: u64,
-        otherwise: AcceptedReason,
-    ) -> AcceptedReason {
-        let refused_from = self.incarnations.get(&incarnation).and_then(|numbering| numbering.refused_from);
-        match self.admission {
-            Admission::Refuse(reason) if refused_from != Some(first) => reason,
-            _ => otherwise,
         }
     }
 
